@@ -1,0 +1,101 @@
+//! Looks at a descriptor from elsewhere before it is taken for a listener or a UDP socket.
+
+use std::net::SocketAddr;
+
+use crate::sys::{self, Description, Family, Kind, OwnedFd};
+use crate::{Error, ReusePort, options};
+
+/// A descriptor that is what it was said to be, and bound; no child of this process will have it.
+#[derive(Debug)]
+pub(crate) struct Adopted {
+    pub(crate) fd: OwnedFd,
+    pub(crate) addr: SocketAddr,
+}
+
+pub(crate) fn listener<R: ReusePort>(fd: OwnedFd) -> Result<R::TcpListener, Error> {
+    let fd = socket(fd, Kind::Tcp)?.in_mode(R::NONBLOCKING)?;
+    R::tcp_listener(fd.into()).map_err(options::not_taken)
+}
+
+pub(crate) fn packet<R: ReusePort>(fd: OwnedFd) -> Result<R::UdpSocket, Error> {
+    let fd = socket(fd, Kind::Udp)?.in_mode(R::NONBLOCKING)?;
+    R::udp_socket(fd.into()).map_err(options::not_taken)
+}
+
+/// Takes a socket that shares its port, in the mode that std's sockets have.
+pub(crate) fn member(fd: OwnedFd, kind: Kind) -> Result<Adopted, Error> {
+    let adopted = socket(fd, kind)?;
+    let refuse = |why| Err(Error::invalid(cannot(&adopted.fd), why).at(adopted.addr));
+    let shared = sys::is_shared(sys::borrow(&adopted.fd))
+        .map_err(|error| Error::system(cannot(&adopted.fd), error).at(adopted.addr))?;
+    if !shared {
+        return refuse("it does not share its port: SO_REUSEPORT is not set on it");
+    }
+    let Adopted { addr, .. } = adopted;
+    Ok(Adopted {
+        fd: adopted.in_mode(false)?,
+        addr,
+    })
+}
+
+impl Adopted {
+    fn in_mode(self, nonblocking: bool) -> Result<OwnedFd, Error> {
+        sys::set_nonblocking(&self.fd, nonblocking)
+            .map_err(|error| Error::system(cannot(&self.fd), error).at(self.addr))?;
+        Ok(self.fd)
+    }
+}
+
+fn socket(fd: OwnedFd, kind: Kind) -> Result<Adopted, Error> {
+    let description = sys::describe(sys::borrow(&fd)).map_err(|error| {
+        Error::system(cannot(&fd), error).why(Some("it is no socket, but a file or a pipe"))
+    })?;
+    let addr = judge(&description, kind).map_err(|why| Error::invalid(cannot(&fd), why))?;
+    sys::set_close_on_exec(sys::borrow(&fd))
+        .map_err(|error| Error::system(cannot(&fd), error).at(addr))?;
+    Ok(Adopted { fd, addr })
+}
+
+fn cannot(fd: &OwnedFd) -> String {
+    format!("cannot adopt descriptor {}", sys::number(fd))
+}
+
+/// The address of a socket that is what it was said to be, or what it is instead.
+fn judge(found: &Description, kind: Kind) -> Result<SocketAddr, String> {
+    let meant = match kind {
+        Kind::Tcp => "a TCP listener was meant",
+        Kind::Udp => "a UDP socket was meant",
+    };
+    match found.family {
+        Family::Unix => {
+            return Err(format!(
+                "it is a UNIX socket, which has no port, and {meant}"
+            ));
+        }
+        Family::Other => return Err(format!("it is no socket of an IP network, and {meant}")),
+        Family::V4 | Family::V6 => {}
+    }
+    match found.kind {
+        None => return Err(format!("it is neither TCP nor UDP, and {meant}")),
+        Some(other) if other != kind => {
+            return Err(format!("it is a {} socket, and {meant}", other.name()));
+        }
+        Some(_) => {}
+    }
+    match (kind, found.peer) {
+        (Kind::Tcp, Some(peer)) => {
+            return Err(format!("it is a TCP connection with {peer}, and {meant}"));
+        }
+        (Kind::Tcp, None) if !found.listening => {
+            return Err("it is a TCP socket that does not listen".to_owned());
+        }
+        (Kind::Udp, Some(peer)) => {
+            return Err(format!("it is connected, and receives from {peer} only"));
+        }
+        (_, None) => {}
+    }
+    match found.local {
+        Some(addr) if addr.port() != 0 => Ok(addr),
+        _ => Err("it is bound to no port".to_owned()),
+    }
+}

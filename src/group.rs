@@ -1,0 +1,165 @@
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::{slice, vec};
+
+use crate::opening::{Opening, Purpose};
+use crate::sys::{self, OwnedFd};
+use crate::{Error, Member, Options, Socket, ToAddr, adopt};
+
+/// Sockets on one port that were opened together, before any of them serves.
+///
+/// [`Options::group`] and [`Options::packet_group`] open one; all its errors come from there, on the calling
+/// thread, while the process still has its privileges. Its members are std's sockets, in blocking mode, and each
+/// [enters its runtime](Member::attach) where it works. Dropping the group closes the members that are left.
+///
+/// ```
+/// # #[cfg(feature = "std")] {
+/// use reuseport::{Options, Std};
+///
+/// let group = Options::new().packet_group("localhost:0", 2)?;
+/// assert_eq!(group.len(), 2);
+/// for member in group {
+///     let socket = member.attach::<Std>()?;
+/// }
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "dropping a group closes its sockets"]
+pub struct Group<S> {
+    addr: SocketAddr,
+    members: Vec<Member<S>>,
+}
+
+pub(crate) fn open<S: Socket>(
+    options: &Options,
+    addr: impl ToAddr,
+    n: usize,
+) -> Result<Group<S>, Error> {
+    let mut opening = Opening::new(options, S::KIND, addr)?;
+    let count = |why| {
+        Err(Error::invalid(
+            format!("cannot open a group of {n} on {}", opening.addr()),
+            why,
+        ))
+    };
+    if n == 0 {
+        return count("a group has at least one member".to_owned());
+    }
+    // Systems that share nothing say so themselves, when they are asked to.
+    let limit = sys::GROUP_LIMIT;
+    if n > limit && limit != 0 {
+        return count(format!("this system takes {limit} members at the most"));
+    }
+
+    let mut members = Vec::with_capacity(n);
+    for index in 0..n {
+        let purpose = if index == 0 && !options.join {
+            Purpose::Found
+        } else {
+            Purpose::Join(index, n)
+        };
+        let socket = opening.open(purpose, false)?;
+        if index == 0 {
+            sys::reserve(socket.lend(), n - 1);
+            opening = opening.settled(&socket)?;
+        }
+        members.push(Member::new(S::from_socket(socket), index));
+    }
+    Ok(Group {
+        addr: opening.addr(),
+        members,
+    })
+}
+
+impl<S: Socket> Group<S> {
+    /// Takes sockets that were opened elsewhere, by systemd or the process before this one, for a group.
+    ///
+    /// Their order becomes the members' [indices](Member::index). They are put into blocking mode, which acts on
+    /// everybody who has the same socket, and are no longer inherited by children.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where there is none, where one is no socket of this
+    /// kind or does not share its port, where two are on different addresses, or are one socket. All of them
+    /// are closed then.
+    pub fn adopt<F: Into<OwnedFd>>(fds: impl IntoIterator<Item = F>) -> Result<Self, Error> {
+        // Taken in full first, so that all are closed whatever happens.
+        let fds: Vec<OwnedFd> = fds.into_iter().map(Into::into).collect();
+        let mut seen = HashSet::with_capacity(fds.len());
+        let mut members = Vec::with_capacity(fds.len());
+        let mut group_addr = None;
+        for (index, fd) in fds.into_iter().enumerate() {
+            let number = sys::number(&fd);
+            let adopted = adopt::member(fd, S::KIND)?;
+            let refuse = |why: String| {
+                Err(Error::invalid(
+                    format!("cannot adopt descriptor {number} into a group"),
+                    why,
+                )
+                .at(adopted.addr))
+            };
+            let addr = *group_addr.get_or_insert(adopted.addr);
+            if addr != adopted.addr {
+                return refuse(format!(
+                    "it is bound to {}, and the group is on {addr}",
+                    adopted.addr
+                ));
+            }
+            if sys::identity(sys::borrow(&adopted.fd))
+                .is_some_and(|identity| !seen.insert(identity))
+            {
+                return refuse("it is the same socket as one before it".to_owned());
+            }
+            members.push(Member::new(adopted.fd.into(), index));
+        }
+        match group_addr {
+            Some(addr) => Ok(Self { addr, members }),
+            None => Err(Error::invalid(
+                "cannot adopt a group",
+                "there is no descriptor",
+            )),
+        }
+    }
+
+    /// The address that all members share.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The number of members.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Never true: a group has at least one member.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// The members, by index.
+    pub fn iter(&self) -> slice::Iter<'_, Member<S>> {
+        self.members.iter()
+    }
+}
+
+impl<S: Socket> IntoIterator for Group<S> {
+    type Item = Member<S>;
+    type IntoIter = vec::IntoIter<Member<S>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.members.into_iter()
+    }
+}
+
+impl<'a, S: Socket> IntoIterator for &'a Group<S> {
+    type Item = &'a Member<S>;
+    type IntoIter = slice::Iter<'a, Member<S>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}

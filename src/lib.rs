@@ -1,0 +1,49 @@
+#![cfg_attr(
+    all(feature = "std", feature = "tokio", feature = "async-std", feature = "smol"),
+    doc = include_str!("../README.md")
+)]
+#![cfg_attr(
+    not(all(
+        feature = "std",
+        feature = "tokio",
+        feature = "async-std",
+        feature = "smol"
+    )),
+    doc = "Several sockets on one port, the same way on std, tokio, async-std and smol."
+)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod addr;
+mod adopt;
+mod dial;
+mod error;
+mod group;
+mod holder;
+mod member;
+mod opening;
+mod options;
+mod runtime;
+mod socket;
+mod support;
+mod sys;
+
+#[path = "../backends/mod.rs"]
+mod backends;
+
+pub use addr::{Family, ToAddr};
+#[cfg(feature = "async-std")]
+pub use backends::AsyncStd;
+#[cfg(feature = "smol")]
+pub use backends::Smol;
+#[cfg(feature = "std")]
+pub use backends::Std;
+#[cfg(feature = "tokio")]
+pub use backends::Tokio;
+pub use error::Error;
+pub use group::Group;
+pub use holder::Holder;
+pub use member::Member;
+pub use options::Options;
+pub use runtime::{Net, ReusePort};
+pub use socket::Socket;
+pub use support::{Support, support};

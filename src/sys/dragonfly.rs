@@ -1,0 +1,42 @@
+//! DragonFly 3.6 and later: plain SO_REUSEPORT spreads over at most 256 members by a hash of the packet.
+
+use std::io;
+use std::net::SocketAddr;
+
+pub(crate) use super::bsd::{identity, is_shared, restartable, share};
+pub(crate) use super::nobody_knows as blame;
+use super::{Kind, Socket, bsd, unsupported};
+use crate::Support;
+
+/// A dual-stack socket is shared and silently left out of the balancing (in_pcbinslocalgrphash).
+pub(crate) const DUAL_STACK: bool = false;
+
+/// INPCB_LOCALGROUP_SIZMAX; a member past it is bound and gets nothing.
+pub(crate) const GROUP_LIMIT: usize = 256;
+
+/// As with the defaults of the sysctls net.inet.{tcp,udp}.reuseport_ext.
+pub(crate) fn support() -> Support {
+    Support {
+        shares: true,
+        spreads: true,
+        steers: false,
+        dual_stack: DUAL_STACK,
+        group_limit: GROUP_LIMIT,
+    }
+}
+
+pub(crate) fn claim(socket: &Socket, kind: Kind, addr: &SocketAddr) -> io::Result<()> {
+    bsd::check_free(kind, addr)?;
+    share(socket)
+}
+
+/// Everything was asked for before bind.
+pub(crate) fn release(_: &Socket) -> io::Result<()> {
+    Ok(())
+}
+
+pub(crate) fn bind_device(_: &Socket, _: &SocketAddr, _: &str) -> io::Result<()> {
+    Err(unsupported(
+        "DragonFly cannot restrict a socket to a device",
+    ))
+}

@@ -1,0 +1,254 @@
+//! Who holds an address that the kernel refused, from the tables that every user may read.
+//!
+//! /proc/net/{tcp,tcp6,udp,udp6} name each socket's address, state and owner (proc_pid_net(5)). They do not
+//! say whether a socket shares; that is asked by binding beside it, at an address where nothing can arrive.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::GROUP_LIMIT;
+use crate::Holder;
+use crate::sys::{Asked, Blame, Kind, Socket};
+
+/// A line of one of the tables.
+#[derive(Debug)]
+struct Row {
+    local: SocketAddr,
+    remote: SocketAddr,
+    state: u8,
+    uid: u32,
+}
+
+const TIME_WAIT: u8 = 0x06;
+const CLOSE: u8 = 0x07;
+const LISTEN: u8 = 0x0A;
+
+impl Row {
+    /// A listener, or a UDP socket without a peer: what others may share with.
+    fn receives(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Tcp => self.state == LISTEN,
+            Kind::Udp => self.state == CLOSE,
+        }
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let local = parse_addr(fields.next()?)?;
+        let remote = parse_addr(fields.next()?)?;
+        let state = u8::from_str_radix(fields.next()?, 16).ok()?;
+        let uid = fields.nth(3)?.parse().ok()?;
+        Some(Self {
+            local,
+            remote,
+            state,
+            uid,
+        })
+    }
+}
+
+/// `0100007F:1F90`: words of 32 bits in the machine's own order, then the port.
+fn parse_addr(text: &str) -> Option<SocketAddr> {
+    let (words, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut bytes = [0; 16];
+    let len = words.len() / 2;
+    for (index, word) in bytes.get_mut(..len)?.chunks_exact_mut(4).enumerate() {
+        let word_text = words.get(index * 8..index * 8 + 8)?;
+        word.copy_from_slice(&u32::from_str_radix(word_text, 16).ok()?.to_ne_bytes());
+    }
+    let ip: IpAddr = match len {
+        4 => <[u8; 4]>::try_from(&bytes[..4]).ok()?.into(),
+        16 => IpAddr::from(bytes).to_canonical(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// The rows of this thread's network namespace whose address excludes `addr`.
+fn rows(kind: Kind, addr: &SocketAddr, only_v6: bool) -> io::Result<Vec<Row>> {
+    let tables = match kind {
+        Kind::Tcp => ["tcp", "tcp6"],
+        Kind::Udp => ["udp", "udp6"],
+    };
+    let mut rows = Vec::new();
+    for table in tables {
+        // /proc/net would be the namespace of the process's first thread.
+        let Ok(file) = File::open(format!("/proc/thread-self/net/{table}")) else {
+            continue;
+        };
+        for line in BufReader::new(file).lines().skip(1) {
+            rows.extend(Row::parse(&line?).filter(|row| excludes(row, addr, only_v6)));
+        }
+    }
+    Ok(rows)
+}
+
+fn excludes(row: &Row, addr: &SocketAddr, only_v6: bool) -> bool {
+    let (held, asked) = (row.local.ip(), addr.ip());
+    row.local.port() == addr.port()
+        && match (held, asked) {
+            (IpAddr::V4(held), IpAddr::V4(asked)) => {
+                held == asked || held.is_unspecified() || asked.is_unspecified()
+            }
+            (IpAddr::V6(held), IpAddr::V6(asked)) => {
+                held == asked || held.is_unspecified() || asked.is_unspecified()
+            }
+            // The table does not tell a socket that takes both families from one that does not.
+            (IpAddr::V6(held), IpAddr::V4(_)) => held.is_unspecified(),
+            (IpAddr::V4(_), IpAddr::V6(asked)) => asked.is_unspecified() && !only_v6,
+        }
+}
+
+pub(crate) fn blame(
+    kind: Kind,
+    addr: &SocketAddr,
+    asked: Asked,
+    error: &io::Error,
+) -> Option<Blame> {
+    // kernel: reuseport_grow refuses with ENOMEM, which listen(2) hands on, and bind(2) of UDP turns into EADDRINUSE.
+    let in_use = error.kind() == io::ErrorKind::AddrInUse;
+    if !in_use && error.raw_os_error() != Some(libc::ENOMEM) {
+        return None;
+    }
+    let rows = rows(kind, addr, asked.only_v6).ok()?;
+    // SAFETY: geteuid cannot fail and touches no memory.
+    let me = unsafe { libc::geteuid() };
+    let other_family = |row: &&Row| row.local.is_ipv4() != addr.is_ipv4();
+
+    let mut receivers: Vec<&Row> = rows.iter().filter(|row| row.receives(kind)).collect();
+    // An exact holder explains more than a wildcard, and a wildcard more than one of the other family.
+    receivers.sort_by_key(|row| {
+        (
+            row.uid == me,
+            other_family(row),
+            row.local.ip() != addr.ip(),
+        )
+    });
+    let Some(first) = receivers.first() else {
+        return in_use.then(|| blame_connection(rows.first()));
+    };
+
+    let is_full = receivers
+        .iter()
+        .filter(|row| row.local == first.local && row.uid == me)
+        .count()
+        >= GROUP_LIMIT;
+    if is_full {
+        let why = format!("the group is full: this kernel takes {GROUP_LIMIT} members at the most");
+        return Some(Blame {
+            holder: Holder::Group,
+            why,
+        });
+    }
+    if !in_use {
+        return None;
+    }
+
+    // "it" is the address of the sentence; another address is named.
+    let what = if first.local == *addr {
+        "it".to_owned()
+    } else {
+        first.local.to_string()
+    };
+    if first.uid != me {
+        let uid = first.uid;
+        let why = format!("user {uid} holds {what}, and ports are shared within one user");
+        return Some(Blame {
+            holder: Holder::User(uid),
+            why,
+        });
+    }
+    if asked.new && shares(kind, &first.local) {
+        let why = format!("a group of this user holds {what} already (Options::join joins it)");
+        return Some(Blame {
+            holder: Holder::Group,
+            why,
+        });
+    }
+    let whose = if first.local == *addr {
+        "its holder".to_owned()
+    } else {
+        format!("the holder of {what}")
+    };
+    let why = format!("{whose} did not set SO_REUSEPORT before bind");
+    Some(Blame {
+        holder: Holder::NotSharing,
+        why,
+    })
+}
+
+/// No listener is in the way, so it is what a listener left behind, a connection made from the port, or a
+/// socket that is bound and in no table.
+fn blame_connection(row: Option<&Row>) -> Blame {
+    let why = match row {
+        Some(Row {
+            state: TIME_WAIT,
+            remote,
+            ..
+        }) => {
+            format!("a connection with {remote} that ended a moment ago still holds the port")
+        }
+        Some(Row { remote, .. }) => {
+            format!("a connection with {remote} holds the port, and it does not share")
+        }
+        None => "a socket that is bound but not listening holds it, and does not share".to_owned(),
+    };
+    Blame {
+        holder: Holder::NotSharing,
+        why,
+    }
+}
+
+/// Does the socket at `held` share its port with this user?
+fn shares(kind: Kind, held: &SocketAddr) -> bool {
+    /// TEST-NET-1 (RFC 5737) and the discard prefix (RFC 6666).
+    const NOWHERE: (Ipv4Addr, Ipv6Addr) = (
+        Ipv4Addr::new(192, 0, 2, 1),
+        Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1),
+    );
+    // Bound for a moment beside a wildcard, at an address where nothing arrives, or as the wildcard beside an
+    // address: so the question takes no datagram from anybody.
+    let ip: IpAddr = match held.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => NOWHERE.0.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => NOWHERE.1.into(),
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let addr = SocketAddr::new(ip, held.port());
+    let ask = || {
+        let socket = Socket::new(kind, &addr, false)?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        super::restartable(&socket, kind)?;
+        super::share(&socket)?;
+        socket.set_freebind(&addr)?;
+        socket.bind(&addr)
+    };
+    ask().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_both_families_are_read() {
+        let v4 = "   1: 0100007F:1F90 0200007F:0050 0A 00000000:00000000 00:00000000 00000000  1234        0 99 1";
+        let row = Row::parse(v4).unwrap();
+        let words = if cfg!(target_endian = "little") {
+            "127.0.0.1:8080"
+        } else {
+            "1.0.0.127:8080"
+        };
+        assert_eq!(row.local, words.parse().unwrap());
+        assert_eq!((row.state, row.uid), (LISTEN, 1234));
+
+        let v6 = "0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 07 0:0 0:0 0 7 0 1";
+        assert_eq!(Row::parse(v6).unwrap().local, "[::]:80".parse().unwrap());
+        assert!(Row::parse("  sl  local_address rem_address   st").is_none());
+        assert!(Row::parse("").is_none());
+    }
+}

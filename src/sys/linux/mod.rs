@@ -1,0 +1,96 @@
+//! Linux and Android: the kernel keeps a group per address and user, and spreads by a hash of the addresses.
+
+mod guard;
+mod holder;
+mod probe;
+
+use std::io;
+use std::net::SocketAddr;
+
+pub(crate) use holder::blame;
+use probe::Proof;
+
+use super::unix::{flag, inode};
+use super::{BorrowedFd, Kind, Socket, unsupported};
+use crate::Support;
+
+/// One socket on `[::]` takes both families and is balanced like any other.
+pub(crate) const DUAL_STACK: bool = true;
+
+/// kernel: reuseport_grow doubles while the size fits 16 bits; measured on 6.18.
+pub(crate) const GROUP_LIMIT: usize = 32_768;
+
+pub(crate) fn support() -> Support {
+    let facts = probe::facts();
+    let shares = facts.as_ref().map_or(true, |facts| facts.shares);
+    Support {
+        shares,
+        spreads: shares,
+        steers: matches!(
+            facts,
+            Ok(probe::Facts {
+                proof: Proof::Guard,
+                ..
+            })
+        ),
+        dual_stack: shares && DUAL_STACK,
+        group_limit: if shares { GROUP_LIMIT } else { 0 },
+    }
+}
+
+/// SO_REUSEADDR on both sides lets a listener follow one that had only that, as std's and tokio's have.
+///
+/// Never on UDP: there any user could then bind the same port and take every datagram.
+pub(crate) fn restartable(socket: &Socket, kind: Kind) -> io::Result<()> {
+    match kind {
+        Kind::Tcp => socket.set_reuse_address(),
+        Kind::Udp => Ok(()),
+    }
+}
+
+pub(crate) fn share(socket: &Socket) -> io::Result<()> {
+    socket.set_reuse_port()
+}
+
+pub(crate) fn is_shared(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    flag(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT)
+}
+
+pub(crate) fn claim(socket: &Socket, _: Kind, addr: &SocketAddr) -> io::Result<()> {
+    let facts = probe::facts()?;
+    if !facts.shares {
+        return Err(unsupported("this kernel cannot share a port"));
+    }
+    match facts.proof {
+        Proof::Guard => {
+            share(socket)?;
+            guard::attach(socket.as_fd())
+        }
+        Proof::Late => Ok(()),
+        // Where the kernel chooses the port, a plain bind is enough for a port of one's own.
+        Proof::None if addr.port() == 0 => Ok(()),
+        Proof::None => Err(unsupported(
+            "this kernel cannot prove that a group is new; Options::join opens one without the proof",
+        )),
+    }
+}
+
+pub(crate) fn release(socket: &Socket) -> io::Result<()> {
+    match probe::facts()?.proof {
+        Proof::Guard => guard::detach(socket.as_fd()),
+        Proof::Late | Proof::None => share(socket),
+    }
+}
+
+pub(crate) fn bind_device(socket: &Socket, _: &SocketAddr, name: &str) -> io::Result<()> {
+    // setsockopt(2) would cut a longer name and might so find another interface.
+    if name.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    socket.bind_device(name)
+}
+
+/// The inode: one for each socket, whatever descriptors it has (proc_pid_fd(5)).
+pub(crate) fn identity(fd: BorrowedFd<'_>) -> Option<u64> {
+    inode(fd).ok()
+}

@@ -1,0 +1,128 @@
+//! Everything that differs between systems, and everything unsafe.
+//!
+//! # What a platform file must define
+//!
+//! In this order, and nothing else is visible outside:
+//!
+//! - `DUAL_STACK: bool`: may a socket on `[::]` that takes IPv4 too share its port and be balanced?
+//! - `GROUP_LIMIT: usize`: the most members that one group can have.
+//! - `support() -> Support`: what sharing means here.
+//! - `restartable(&Socket, Kind)`: lets TCP bind beside what an earlier listener left behind.
+//! - `share(&Socket)`: before bind, asks to share the port.
+//! - `is_shared(BorrowedFd) -> io::Result<bool>`: did somebody ask that of this socket?
+//! - `claim(&Socket, Kind, &SocketAddr)`: before bind instead of `share`, asks for a port that nobody shares yet.
+//! - `release(&Socket)`: after bind and listen of a claimed socket, lets the next members in.
+//! - `bind_device(&Socket, &SocketAddr, &str)`: restricts a socket to one network interface.
+//! - `identity(BorrowedFd) -> Option<u64>`: tells two sockets from two descriptors of one socket.
+//! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: whose fault an error of bind or listen is.
+
+#![allow(unsafe_code)]
+
+mod fd;
+mod socket;
+
+use std::io;
+use std::net::SocketAddr;
+
+pub(crate) use fd::{AsFd, BorrowedFd, OwnedFd, borrow, number};
+pub(crate) use socket::{
+    Description, Family, Socket, describe, finish_connect, is_connected_to_itself, reset_at_close,
+    set_nonblocking,
+};
+
+use crate::Holder;
+
+cfg_if::cfg_if! {
+    if #[cfg(unix)] {
+        mod unix;
+        use unix::{is_in_progress, is_listening, wait_writable};
+        pub(crate) use unix::{is_no_ipv6, is_unsupported, reason, reserve, set_close_on_exec, zone};
+    } else {
+        mod elsewhere;
+        use elsewhere::{is_in_progress, is_listening, wait_writable};
+        pub(crate) use elsewhere::{is_no_ipv6, is_unsupported, reason, reserve, set_close_on_exec, zone};
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "linux", target_os = "android"))] {
+        #[path = "linux/mod.rs"]
+        mod platform;
+    } else if #[cfg(target_vendor = "apple")] {
+        mod bsd;
+        #[path = "apple.rs"]
+        mod platform;
+    } else if #[cfg(target_os = "freebsd")] {
+        mod bsd;
+        #[path = "freebsd.rs"]
+        mod platform;
+    } else if #[cfg(target_os = "dragonfly")] {
+        mod bsd;
+        #[path = "dragonfly.rs"]
+        mod platform;
+    } else if #[cfg(target_os = "netbsd")] {
+        mod bsd;
+        #[path = "netbsd.rs"]
+        mod platform;
+    } else if #[cfg(target_os = "openbsd")] {
+        mod bsd;
+        #[path = "openbsd.rs"]
+        mod platform;
+    } else {
+        #[path = "unsupported.rs"]
+        mod platform;
+    }
+}
+
+pub(crate) use platform::{
+    DUAL_STACK, GROUP_LIMIT, bind_device, blame, claim, identity, is_shared, release, restartable,
+    share, support,
+};
+
+/// The two protocols whose ports can be shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Tcp,
+    Udp,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+}
+
+/// What the kernel refused with "address in use".
+#[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "read where somebody can be blamed")]
+pub(crate) struct Asked {
+    /// IPV6_V6ONLY of the refused socket.
+    pub(crate) only_v6: bool,
+    /// Was it the first member of a group that must be new?
+    pub(crate) new: bool,
+}
+
+/// The reason of a refusal, as a clause of the error's sentence.
+#[derive(Debug)]
+pub(crate) struct Blame {
+    pub(crate) holder: Holder,
+    pub(crate) why: String,
+}
+
+/// Says why nothing here can share a port.
+#[allow(dead_code, reason = "every system but a few can share")]
+fn unsupported(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, why)
+}
+
+/// Where nobody can be asked who holds an address.
+#[allow(
+    dead_code,
+    reason = "only Linux has a table of sockets that everybody may read"
+)]
+pub(crate) fn nobody_knows(_: Kind, _: &SocketAddr, _: Asked, _: &io::Error) -> Option<Blame> {
+    None
+}

@@ -1,0 +1,30 @@
+//! NetBSD: sockets share a port, and the newest gets everything.
+
+use std::io;
+use std::net::SocketAddr;
+
+pub(crate) use super::bsd::{
+    claim_late as claim, identity, is_shared, restartable, share, share as release,
+};
+pub(crate) use super::nobody_knows as blame;
+use super::{Socket, unsupported};
+use crate::Support;
+
+pub(crate) const DUAL_STACK: bool = true;
+
+/// There is no group in the kernel that could be full.
+pub(crate) const GROUP_LIMIT: usize = usize::MAX;
+
+pub(crate) fn support() -> Support {
+    Support {
+        shares: true,
+        spreads: false,
+        steers: false,
+        dual_stack: DUAL_STACK,
+        group_limit: GROUP_LIMIT,
+    }
+}
+
+pub(crate) fn bind_device(_: &Socket, _: &SocketAddr, _: &str) -> io::Result<()> {
+    Err(unsupported("NetBSD cannot restrict a socket to a device"))
+}

@@ -1,0 +1,256 @@
+//! The one file that names socket2: a socket before it becomes std's, and what a descriptor is.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
+
+use super::{AsFd, BorrowedFd, Kind, borrow};
+
+/// A socket that is being set up. Close-on-exec from birth.
+#[derive(Debug)]
+pub(crate) struct Socket(socket2::Socket);
+
+impl Socket {
+    /// socket(2), in the given mode; one system call where the kernel takes SOCK_NONBLOCK and SOCK_CLOEXEC.
+    pub(crate) fn new(kind: Kind, addr: &SocketAddr, nonblocking: bool) -> io::Result<Self> {
+        let domain = Domain::for_address(*addr);
+        let (r#type, protocol) = match kind {
+            Kind::Tcp => (Type::STREAM, Protocol::TCP),
+            Kind::Udp => (Type::DGRAM, Protocol::UDP),
+        };
+        if !nonblocking {
+            return socket2::Socket::new(domain, r#type, Some(protocol)).map(Self);
+        }
+        cfg_if::cfg_if! {
+            if #[cfg(any(
+                target_os = "android", target_os = "dragonfly", target_os = "freebsd", target_os = "fuchsia",
+                target_os = "illumos", target_os = "linux", target_os = "netbsd", target_os = "openbsd",
+            ))] {
+                socket2::Socket::new(domain, r#type.nonblocking(), Some(protocol)).map(Self)
+            } else {
+                let socket = socket2::Socket::new(domain, r#type, Some(protocol))?;
+                socket.set_nonblocking(true)?;
+                Ok(Self(socket))
+            }
+        }
+    }
+
+    pub(crate) fn set_only_v6(&self, only: bool) -> io::Result<()> {
+        self.0.set_only_v6(only)
+    }
+
+    #[allow(dead_code, reason = "the BSDs have no use for it")]
+    pub(crate) fn set_reuse_address(&self) -> io::Result<()> {
+        self.0.set_reuse_address(true)
+    }
+
+    #[cfg(all(
+        unix,
+        not(any(
+            target_os = "solaris",
+            target_os = "illumos",
+            target_os = "cygwin",
+            target_os = "nto"
+        ))
+    ))]
+    #[allow(dead_code, reason = "some systems have the option and do not share")]
+    pub(crate) fn set_reuse_port(&self) -> io::Result<()> {
+        self.0.set_reuse_port(true)
+    }
+
+    #[cfg(target_os = "freebsd")]
+    pub(crate) fn set_reuse_port_lb(&self) -> io::Result<()> {
+        self.0.set_reuse_port_lb(true)
+    }
+
+    /// Lets a socket bind to an address that no interface has; nothing can ever arrive there.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn set_freebind(&self, addr: &SocketAddr) -> io::Result<()> {
+        match addr {
+            SocketAddr::V4(_) => self.0.set_freebind_v4(true),
+            SocketAddr::V6(_) => self.0.set_freebind_v6(true),
+        }
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn bind_device(&self, name: &str) -> io::Result<()> {
+        self.0.bind_device(Some(name.as_bytes()))
+    }
+
+    #[cfg(target_vendor = "apple")]
+    pub(crate) fn bind_device_index(
+        &self,
+        addr: &SocketAddr,
+        index: std::num::NonZeroU32,
+    ) -> io::Result<()> {
+        match addr {
+            SocketAddr::V4(_) => self.0.bind_device_by_index_v4(Some(index)),
+            SocketAddr::V6(_) => self.0.bind_device_by_index_v6(Some(index)),
+        }
+    }
+
+    pub(crate) fn bind(&self, addr: &SocketAddr) -> io::Result<()> {
+        self.0.bind(&SockAddr::from(*addr))
+    }
+
+    pub(crate) fn listen(&self, backlog: u32) -> io::Result<()> {
+        // Never negative: -1 is the longest queue on Linux and a queue of 200 on Windows.
+        self.0.listen(i32::try_from(backlog).unwrap_or(i32::MAX))
+    }
+
+    /// connect(2). A socket that does not block may still be connecting when this returns.
+    pub(crate) fn connect(&self, addr: &SocketAddr) -> io::Result<()> {
+        match self.0.connect(&SockAddr::from(*addr)) {
+            Err(error) if in_progress(&error) => Ok(()),
+            // connect(2): an interrupted connect goes on by itself, and a second call would be refused.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => wait_connected(&self.0),
+            done => done,
+        }
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0
+            .local_addr()?
+            .as_socket()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+    }
+
+    pub(crate) fn into_listener(self) -> TcpListener {
+        self.0.into()
+    }
+
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.0.into()
+    }
+
+    pub(crate) fn into_udp(self) -> UdpSocket {
+        self.0.into()
+    }
+
+    #[allow(dead_code, reason = "only Linux has options that socket2 lacks")]
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        borrow(&self.0)
+    }
+
+    /// What the hook of the caller gets to see.
+    pub(crate) fn lend(&self) -> BorrowedFd<'_> {
+        borrow(&self.0)
+    }
+}
+
+/// Sets the blocking mode of a socket that came from elsewhere.
+pub(crate) fn set_nonblocking(fd: &impl AsFd, nonblocking: bool) -> io::Result<()> {
+    SockRef::from(fd).set_nonblocking(nonblocking)
+}
+
+/// Makes the close of a stream a reset, which leaves no TIME_WAIT behind to hold the port.
+pub(crate) fn reset_at_close(fd: &impl AsFd) -> io::Result<()> {
+    SockRef::from(fd).set_linger(Some(Duration::ZERO))
+}
+
+/// Is this a stream whose two ends are one socket? TCP makes one where a port dials itself (RFC 9293, 3.5).
+pub(crate) fn is_connected_to_itself(fd: &impl AsFd) -> io::Result<bool> {
+    let socket = SockRef::from(fd);
+    Ok(socket.local_addr()?.as_socket() == socket.peer_addr()?.as_socket())
+}
+
+/// Waits, blocking, until a connect that is under way ends, and returns its outcome.
+pub(crate) fn finish_connect(stream: &TcpStream) -> io::Result<()> {
+    match stream.peer_addr() {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+            wait_connected(&SockRef::from(stream))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn wait_connected(socket: &socket2::Socket) -> io::Result<()> {
+    super::wait_writable(borrow(socket))?;
+    socket.take_error()?.map_or(Ok(()), Err)
+}
+
+fn in_progress(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || super::is_in_progress(error)
+}
+
+/// The family of a socket's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+    Unix,
+    Other,
+}
+
+/// What a descriptor from elsewhere turns out to be.
+#[derive(Debug)]
+pub(crate) struct Description {
+    pub(crate) family: Family,
+    /// None: neither a stream nor datagrams, or not TCP, MPTCP or UDP.
+    pub(crate) kind: Option<Kind>,
+    pub(crate) listening: bool,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
+}
+
+/// Asks the kernel what `fd` is; fails with ENOTSOCK where it is no socket.
+pub(crate) fn describe(fd: BorrowedFd<'_>) -> io::Result<Description> {
+    let socket = SockRef::from(&fd);
+    let r#type = socket.r#type()?;
+    let local = socket.local_addr()?;
+    let family = match local {
+        _ if local.is_ipv4() => Family::V4,
+        _ if local.is_ipv6() => Family::V6,
+        _ if is_unix(&local) => Family::Unix,
+        _ => Family::Other,
+    };
+    let kind = match r#type {
+        Type::STREAM => Some(Kind::Tcp),
+        Type::DGRAM => Some(Kind::Udp),
+        _ => None,
+    };
+    let listening = kind == Some(Kind::Tcp) && super::is_listening(fd)?;
+    let peer = socket.peer_addr().ok().and_then(|addr| addr.as_socket());
+    let kind = kind.filter(|&kind| family == Family::Unix || is_protocol(&socket, kind));
+    Ok(Description {
+        family,
+        kind,
+        listening,
+        peer,
+        local: local.as_socket(),
+    })
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "wasi")] {
+        fn is_unix(_: &SockAddr) -> bool {
+            false
+        }
+    } else {
+        fn is_unix(addr: &SockAddr) -> bool {
+            addr.is_unix()
+        }
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))] {
+        /// SO_PROTOCOL tells TCP from SCTP, and UDP from ICMP's datagrams.
+        fn is_protocol(socket: &SockRef<'_>, kind: Kind) -> bool {
+            const MPTCP: i32 = 262;
+            let Ok(Some(protocol)) = socket.protocol() else { return true };
+            match kind {
+                Kind::Tcp => protocol == Protocol::TCP || i32::from(protocol) == MPTCP,
+                Kind::Udp => protocol == Protocol::UDP,
+            }
+        }
+    } else {
+        /// No SO_PROTOCOL here: a stream is taken for TCP, and datagrams for UDP.
+        fn is_protocol(_: &SockRef<'_>, _: Kind) -> bool {
+            true
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Systems that cannot share a port: Windows, illumos, Solaris, WASI, and all that nobody has looked at.
+//!
+//! Windows has only SO_REUSEADDR, by which another program takes the port over; it is never set. illumos has no
+//! such option. Solaris 11.4 has one, whose value no header here names.
+
+use std::io;
+use std::net::SocketAddr;
+
+pub(crate) use super::nobody_knows as blame;
+use super::{BorrowedFd, Kind, Socket, unsupported};
+use crate::Support;
+
+pub(crate) const DUAL_STACK: bool = true;
+
+pub(crate) const GROUP_LIMIT: usize = 0;
+
+pub(crate) fn support() -> Support {
+    Support {
+        shares: false,
+        spreads: false,
+        steers: false,
+        dual_stack: false,
+        group_limit: GROUP_LIMIT,
+    }
+}
+
+pub(crate) fn restartable(_: &Socket, _: Kind) -> io::Result<()> {
+    Ok(())
+}
+
+pub(crate) fn share(_: &Socket) -> io::Result<()> {
+    Err(unsupported("this system cannot share a port"))
+}
+
+pub(crate) fn is_shared(_: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(false)
+}
+
+pub(crate) fn claim(socket: &Socket, _: Kind, _: &SocketAddr) -> io::Result<()> {
+    share(socket)
+}
+
+pub(crate) fn release(_: &Socket) -> io::Result<()> {
+    Ok(())
+}
+
+pub(crate) fn bind_device(_: &Socket, _: &SocketAddr, _: &str) -> io::Result<()> {
+    Err(unsupported(
+        "this system cannot restrict a socket to a device",
+    ))
+}
+
+pub(crate) fn identity(_: BorrowedFd<'_>) -> Option<u64> {
+    None
+}
