@@ -75,7 +75,8 @@ pub enum Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) addr: SocketAddr,
-    /// IPV6_V6ONLY, set so that the system's default (net.ipv6.bindv6only) decides nothing. None: cannot be chosen.
+    /// IPV6_V6ONLY of a wildcard, always set, so that net.ipv6.bindv6only decides nothing. Any other IPv6 address
+    /// takes IPv6 only (kernel: __inet6_bind).
     pub(crate) only_v6: Option<bool>,
     /// On a machine without IPv6, is every IPv4 address meant as well?
     pub(crate) or_v4: bool,
@@ -89,13 +90,13 @@ impl Target {
             only_v6: None,
             or_v4: false,
         };
-        let v6 = |addr: SocketAddrV6, or_v4| {
-            let only_v6 = addr.ip().is_unspecified() && (family == Family::V6 || !sys::DUAL_STACK);
-            Place {
-                addr: addr.into(),
-                only_v6: (sys::DUAL_STACK || only_v6).then_some(only_v6),
-                or_v4,
-            }
+        let v6 = |addr: SocketAddrV6, or_v4| Place {
+            addr: addr.into(),
+            only_v6: addr
+                .ip()
+                .is_unspecified()
+                .then_some(family == Family::V6 || !sys::DUAL_STACK),
+            or_v4,
         };
         let port = |ip, port| SocketAddrV6::new(ip, port, 0, 0);
         match (self, family) {

@@ -1,10 +1,13 @@
+use std::fmt::Debug;
 use std::net::{TcpListener, UdpSocket};
 
 use crate::ReusePort;
 use crate::sys::{AsFd, OwnedFd};
 
 /// The sockets that form groups: std's [`TcpListener`] and [`UdpSocket`]. Nothing else implements it.
-pub trait Socket: AsFd + Into<OwnedFd> + From<OwnedFd> + Send + Sized + sealed::Socket {
+pub trait Socket:
+    AsFd + Into<OwnedFd> + From<OwnedFd> + Debug + Send + Sized + sealed::Socket
+{
     /// The same socket in a runtime.
     type In<R: ReusePort>;
 

@@ -1,11 +1,43 @@
 //! What several test files need: the runtimes behind one trait, namespaces, other users.
 
+#![allow(unreachable_pub, reason = "a module of many crates")]
 #![allow(dead_code, reason = "no test file uses all of it")]
-#![allow(unsafe_code, reason = "namespaces and users are set for one thread, which no safe API does")]
+#![allow(
+    unsafe_code,
+    reason = "namespaces and users are set for one thread, which no safe API does"
+)]
 
 use std::future::Future;
 
 use reuseport::{AsyncStd, Net, Smol, Std, Tokio};
+
+/// Makes a test of each generic function for each runtime.
+#[allow(unused_macros, reason = "no test file uses all of this")]
+macro_rules! on_every_runtime {
+    ($($body:ident)*) => {
+        $(mod $body {
+            #[test]
+            fn std() {
+                super::$body::<reuseport::Std>();
+            }
+
+            #[test]
+            fn tokio() {
+                super::$body::<reuseport::Tokio>();
+            }
+
+            #[test]
+            fn async_std() {
+                super::$body::<reuseport::AsyncStd>();
+            }
+
+            #[test]
+            fn smol() {
+                super::$body::<reuseport::Smol>();
+            }
+        })*
+    };
+}
 
 /// A runtime that can run a future to its end on the calling thread.
 pub trait Runtime: Net {
@@ -24,7 +56,11 @@ impl Runtime for Std {
 impl Runtime for Tokio {
     const NAME: &'static str = "tokio";
     fn block_on<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(future)
     }
 }
 
@@ -40,6 +76,33 @@ impl Runtime for Smol {
     fn block_on<F: Future>(future: F) -> F::Output {
         smol::block_on(future)
     }
+}
+
+/// Runs the test of that name again in a process of its own, in which [`is_child`] is true.
+///
+/// For what a process remembers, and for what it cannot take back.
+pub fn in_child(test: &str) {
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env("REUSEPORT_TEST_CHILD", test)
+        .status()
+        .unwrap();
+    assert!(status.success(), "the child of {test}: {status}");
+}
+
+/// Is this the process that [`in_child`] started?
+pub fn is_child(test: &str) -> bool {
+    std::env::var("REUSEPORT_TEST_CHILD").is_ok_and(|name| name == test)
+}
+
+/// The address of any runtime's socket.
+#[cfg(unix)]
+pub fn addr_of(socket: &impl std::os::fd::AsFd) -> std::net::SocketAddr {
+    socket2::SockRef::from(socket)
+        .local_addr()
+        .unwrap()
+        .as_socket()
+        .unwrap()
 }
 
 /// Says in one line what was not checked, and why.
@@ -66,7 +129,9 @@ pub fn in_namespace<T: Send>(what: &str, f: impl FnOnce() -> T + Send) -> Option
     on_thread(|| {
         // SAFETY: only this thread's view of the network changes, and no flag touches memory or descriptors.
         if let Err(error) = unsafe { unshare_unsafe(UnshareFlags::NEWNET) } {
-            skip(&format!("{what} (no network namespace of its own: {error})"));
+            skip(&format!(
+                "{what} (no network namespace of its own: {error})"
+            ));
             return None;
         }
         loopback_up();
@@ -85,7 +150,12 @@ fn loopback_up() {
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads one ifreq, which `request` is.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) };
-    assert_eq!(result, 0, "lo is set up: {}", std::io::Error::last_os_error());
+    assert_eq!(
+        result,
+        0,
+        "lo is set up: {}",
+        std::io::Error::last_os_error()
+    );
 }
 
 /// Runs `f` on a thread that is that user, without any privilege; None where that is not allowed.
@@ -103,6 +173,26 @@ pub fn as_user<T: Send>(uid: u32, what: &str, f: impl FnOnce() -> T + Send) -> O
             }
         }
     })
+}
+
+/// Asks a socket for an option, as only another program would.
+#[cfg(unix)]
+pub fn has_option(fd: &impl std::os::fd::AsFd, level: i32, name: i32) -> bool {
+    use std::os::fd::AsRawFd;
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the pointer and the length are those of `value`.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_fd().as_raw_fd(),
+            level,
+            name,
+            (&raw mut value).cast(),
+            &mut len,
+        )
+    };
+    assert_eq!(result, 0, "getsockopt: {}", std::io::Error::last_os_error());
+    value != 0
 }
 
 /// How many descriptors this process has.

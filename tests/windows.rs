@@ -1,0 +1,235 @@
+//! Windows, which cannot share a port: what is refused there and how, and that adopted sockets work.
+
+#![cfg(windows)]
+
+mod util;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::windows::io::OwnedSocket;
+use std::thread;
+
+use reuseport::{AsyncStd, Error, Group, Options, Smol, Std, Tokio, support};
+use socket2::{Domain, SockRef, Socket, Type};
+use util::Runtime;
+
+/// Calls a generic function with every runtime.
+macro_rules! in_every_runtime {
+    ($check:ident) => {
+        $check::<Std>();
+        $check::<Tokio>();
+        $check::<AsyncStd>();
+        $check::<Smol>();
+    };
+}
+
+fn free_addr() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[track_caller]
+fn assert_refused<T>(what: &str, result: Result<T, Error>, addr: SocketAddr) {
+    let Err(error) = result else {
+        panic!("{what} must be refused");
+    };
+    let sentence = error.to_string();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{what}: {sentence}");
+    assert_eq!(error.addr(), Some(addr), "{what}: {sentence}");
+    assert!(sentence.contains(&addr.to_string()), "{what}: {sentence}");
+    assert!(
+        sentence.ends_with(": this system cannot share a port"),
+        "{what}: {sentence}"
+    );
+    assert_eq!(error.holder(), None, "{what}: {sentence}");
+}
+
+#[track_caller]
+fn assert_invalid<T>(result: Result<T, Error>, why: &str) {
+    let Err(error) = result else {
+        panic!("must be refused: {why}");
+    };
+    let sentence = error.to_string();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{sentence}");
+    assert!(
+        sentence.starts_with("cannot adopt descriptor "),
+        "{sentence}"
+    );
+    assert!(sentence.contains(why), "{sentence}");
+}
+
+#[test]
+fn support_promises_nothing() {
+    let support = support();
+    assert!(!support.shares);
+    assert!(!support.spreads);
+    assert!(!support.steers);
+    assert_eq!(support.group_limit, 0);
+}
+
+#[test]
+fn sockets_that_would_share_are_refused() {
+    fn check<R: Runtime>() {
+        let addr = free_addr();
+        assert_refused(R::NAME, R::listen(addr).map(drop), addr);
+        assert_refused(R::NAME, R::listen_packet(addr).map(drop), addr);
+        let localhost = ([127, 0, 0, 1], addr.port()).into();
+        let text = format!("localhost:{}", addr.port());
+        assert_refused(R::NAME, R::listen(text).map(drop), localhost);
+        let peer = free_addr();
+        let dialed = R::block_on(R::dial(addr, peer)).map(drop);
+        assert_refused(R::NAME, dialed, addr);
+    }
+    in_every_runtime!(check);
+}
+
+#[test]
+fn groups_are_refused() {
+    let addr = free_addr();
+    for options in [Options::new(), Options::new().join(true)] {
+        for n in [1, 2, 1000] {
+            assert_refused("group", options.group(addr, n), addr);
+            assert_refused("packet_group", options.packet_group(addr, n), addr);
+        }
+    }
+}
+
+#[test]
+fn dialing_from_a_port_is_refused() {
+    let addr = free_addr();
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = peer.local_addr().unwrap();
+    assert_refused(
+        "dial_blocking",
+        Options::new().dial_blocking(addr, peer),
+        addr,
+    );
+}
+
+/// SO_REUSEADDR on Windows would take the port away from whoever has it.
+#[test]
+fn a_port_in_use_stays_with_its_owner() {
+    let owner = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = owner.local_addr().unwrap();
+    assert_refused("listen", Options::new().listen::<Std>(addr), addr);
+    assert_refused("group", Options::new().group(addr, 2), addr);
+    for _ in 0..20 {
+        let mut client = TcpStream::connect(addr).unwrap();
+        let (mut stream, _) = owner.accept().unwrap();
+        client.write_all(b"ping").unwrap();
+        let mut buf = [0; 4];
+        stream.read_exact(&mut buf).unwrap();
+        assert_eq!(&buf, b"ping");
+    }
+
+    let owner = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let addr = owner.local_addr().unwrap();
+    assert_refused(
+        "listen_packet",
+        Options::new().listen_packet::<Std>(addr),
+        addr,
+    );
+    assert_refused("packet_group", Options::new().packet_group(addr, 2), addr);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..20 {
+        client.send_to(b"ping", addr).unwrap();
+        let mut buf = [0; 8];
+        assert_eq!(owner.recv_from(&mut buf).unwrap().0, 4);
+    }
+}
+
+#[test]
+fn an_adopted_listener_echoes() {
+    fn check<R: Runtime>() {
+        for nonblocking in [false, true] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            // Each runtime must see to its own mode.
+            listener.set_nonblocking(nonblocking).unwrap();
+            let addr = listener.local_addr().unwrap();
+            let client = thread::spawn(move || {
+                let mut stream = TcpStream::connect(addr).unwrap();
+                let mut answers = [0; 12];
+                for answer in answers.chunks_exact_mut(4) {
+                    stream.write_all(b"ping").unwrap();
+                    stream.read_exact(answer).unwrap();
+                }
+                (answers, stream.local_addr().unwrap())
+            });
+            let peer = R::block_on(async {
+                let listener = R::adopt(listener).unwrap();
+                assert!(!SockRef::from(&listener).reuse_address().unwrap());
+                let (mut stream, peer) = R::accept(&listener).await.unwrap();
+                let mut buf = [0; 1024];
+                while let n @ 1.. = R::read(&mut stream, &mut buf).await.unwrap() {
+                    R::write_all(&mut stream, &buf[..n]).await.unwrap();
+                }
+                peer
+            });
+            let (answers, client) = client.join().unwrap();
+            assert_eq!(&answers, b"pingpingping", "{}", R::NAME);
+            assert_eq!(peer, client, "{}", R::NAME);
+        }
+    }
+    in_every_runtime!(check);
+}
+
+#[test]
+fn an_adopted_udp_socket_echoes() {
+    fn check<R: Runtime>() {
+        for nonblocking in [false, true] {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(nonblocking).unwrap();
+            let addr = socket.local_addr().unwrap();
+            let client = thread::spawn(move || {
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                let mut buf = [0; 8];
+                for _ in 0..3 {
+                    socket.send_to(b"ping", addr).unwrap();
+                    let (n, from) = socket.recv_from(&mut buf).unwrap();
+                    assert_eq!((&buf[..n], from), (&b"ping"[..], addr));
+                }
+            });
+            R::block_on(async {
+                let socket = R::adopt_packet(socket).unwrap();
+                assert!(!SockRef::from(&socket).reuse_address().unwrap());
+                let mut buf = [0; 1024];
+                for _ in 0..3 {
+                    let (n, peer) = R::recv_from(&socket, &mut buf).await.unwrap();
+                    assert_eq!(R::send_to(&socket, &buf[..n], peer).await.unwrap(), n);
+                }
+            });
+            assert!(client.join().is_ok(), "{}", R::NAME);
+        }
+    }
+    in_every_runtime!(check);
+}
+
+#[test]
+fn what_is_no_listener_is_not_adopted() {
+    fn check<R: Runtime>() {
+        R::block_on(async {
+            let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let why = "it is a UDP socket, and a TCP listener was meant";
+            assert_invalid(R::adopt(udp).map(drop), why);
+
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let addr = listener.local_addr().unwrap();
+            let connection = TcpStream::connect(addr).unwrap();
+            let why = format!("it is a TCP connection with {addr}");
+            assert_invalid(R::adopt(connection).map(drop), &why);
+
+            let why = "it is a TCP socket, and a UDP socket was meant";
+            assert_invalid(R::adopt_packet(listener).map(drop), why);
+        });
+    }
+    in_every_runtime!(check);
+}
+
+#[test]
+fn a_group_of_sockets_that_do_not_share_is_not_adopted() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_invalid(
+        Group::<TcpListener>::adopt([listener]),
+        "it does not share its port",
+    );
+}
