@@ -6,11 +6,10 @@ mod util;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::windows::io::OwnedSocket;
 use std::thread;
 
 use reuseport::{AsyncStd, Error, Group, Options, Smol, Std, Tokio, support};
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 use util::Runtime;
 
 /// Calls a generic function with every runtime.
@@ -64,6 +63,7 @@ fn support_promises_nothing() {
     assert!(!support.shares);
     assert!(!support.spreads);
     assert!(!support.steers);
+    assert!(!support.dual_stack);
     assert_eq!(support.group_limit, 0);
 }
 

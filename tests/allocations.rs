@@ -1,0 +1,124 @@
+//! What opening a socket costs in allocations: none of this crate's own.
+
+#![cfg(unix)]
+
+mod util;
+
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+
+use allocation_counter::measure;
+use reuseport::{AsyncStd, Options, ReusePort, Smol, Std, Tokio};
+use smol::Async;
+use util::Runtime;
+
+/// How many allocations one call makes, when a call before it has warmed everything up.
+fn allocations<T>(mut f: impl FnMut() -> T) -> u64 {
+    drop(f());
+    measure(|| drop(f())).count_total
+}
+
+/// Addresses that two sockets hold, so that they stay whose they are.
+fn held() -> (TcpListener, UdpSocket, SocketAddr, SocketAddr) {
+    let tcp = Std::listen("127.0.0.1:0").unwrap();
+    let udp = Std::listen_packet("127.0.0.1:0").unwrap();
+    let addrs = (tcp.local_addr().unwrap(), udp.local_addr().unwrap());
+    (tcp, udp, addrs.0, addrs.1)
+}
+
+/// A socket that the runtime's own constructor can take.
+fn nonblocking_listener(addr: SocketAddr) -> TcpListener {
+    let listener = Std::listen(addr).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    listener
+}
+
+fn nonblocking_udp(addr: SocketAddr) -> UdpSocket {
+    let socket = Std::listen_packet(addr).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    socket
+}
+
+/// Else the zeros below would prove nothing.
+#[test]
+fn the_counter_counts() {
+    assert_eq!(allocations(|| std::hint::black_box(Box::new(1))), 1);
+}
+
+#[test]
+fn std_allocates_nothing() {
+    let (_tcp, _udp, tcp, udp) = held();
+    assert_eq!(allocations(|| Std::listen(tcp).unwrap()), 0);
+    assert_eq!(allocations(|| Std::listen_packet(udp).unwrap()), 0);
+}
+
+#[test]
+fn text_and_port_0_allocate_nothing() {
+    assert_eq!(allocations(|| Std::listen("127.0.0.1:0").unwrap()), 0);
+    assert_eq!(allocations(|| Std::listen("localhost:0").unwrap()), 0);
+    assert_eq!(
+        allocations(|| Std::listen_packet("127.0.0.1:0").unwrap()),
+        0
+    );
+}
+
+/// One for the vector of its members, however many there are.
+#[test]
+fn a_group_allocates_once() {
+    let options = Options::new();
+    assert_eq!(allocations(|| options.group("127.0.0.1:0", 64).unwrap()), 1);
+    assert_eq!(
+        allocations(|| options.packet_group("127.0.0.1:0", 64).unwrap()),
+        1
+    );
+}
+
+#[test]
+fn tokio_allocates_what_from_std_does() {
+    let (_tcp, _udp, tcp, udp) = held();
+    Tokio::block_on(async {
+        assert_eq!(
+            allocations(|| Tokio::listen(tcp).unwrap()),
+            allocations(|| tokio::net::TcpListener::from_std(nonblocking_listener(tcp)).unwrap()),
+        );
+        assert_eq!(
+            allocations(|| Tokio::listen_packet(udp).unwrap()),
+            allocations(|| tokio::net::UdpSocket::from_std(nonblocking_udp(udp)).unwrap()),
+        );
+    });
+}
+
+#[test]
+fn smol_allocates_what_new_nonblocking_does() {
+    let (_tcp, _udp, tcp, udp) = held();
+    Smol::block_on(async {
+        assert_eq!(
+            allocations(|| Smol::listen(tcp).unwrap()),
+            allocations(|| {
+                let listener = Async::new_nonblocking(nonblocking_listener(tcp)).unwrap();
+                smol::net::TcpListener::from(listener)
+            }),
+        );
+        assert_eq!(
+            allocations(|| Smol::listen_packet(udp).unwrap()),
+            allocations(|| {
+                let socket = Async::new_nonblocking(nonblocking_udp(udp)).unwrap();
+                smol::net::UdpSocket::from(socket)
+            }),
+        );
+    });
+}
+
+#[test]
+fn async_std_allocates_what_from_does() {
+    let (_tcp, _udp, tcp, udp) = held();
+    AsyncStd::block_on(async {
+        assert_eq!(
+            allocations(|| AsyncStd::listen(tcp).unwrap()),
+            allocations(|| async_std::net::TcpListener::from(nonblocking_listener(tcp))),
+        );
+        assert_eq!(
+            allocations(|| AsyncStd::listen_packet(udp).unwrap()),
+            allocations(|| async_std::net::UdpSocket::from(nonblocking_udp(udp))),
+        );
+    });
+}
