@@ -1,0 +1,228 @@
+//! Kernels that know less than this one, played by a filter that answers some system calls for it.
+//!
+//! What the crate finds out about the kernel it remembers, so each kernel has a process of its own.
+
+#![cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+
+mod util;
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, TcpListener};
+
+use reuseport::{Family, Holder, Options, ReusePort, Std, support};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+use util::{addr_of, has_option};
+
+/// From here on this thread's `call` answers `errno` where all the arguments are these; 0 is success.
+fn answer(call: libc::c_long, arguments: &[(u8, libc::c_int)], errno: libc::c_int) {
+    let conditions = arguments
+        .iter()
+        .map(|&(index, value)| {
+            SeccompCondition::new(
+                index,
+                SeccompCmpArgLen::Dword,
+                SeccompCmpOp::Eq,
+                value as u64,
+            )
+            .unwrap()
+        })
+        .collect();
+    let filter = SeccompFilter::new(
+        [(call, vec![SeccompRule::new(conditions).unwrap()])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno as u32),
+        std::env::consts::ARCH.try_into().unwrap(),
+    )
+    .unwrap();
+    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+}
+
+fn answer_option(option: libc::c_int, errno: libc::c_int) {
+    answer(
+        libc::SYS_setsockopt,
+        &[(1, libc::SOL_SOCKET), (2, option)],
+        errno,
+    );
+}
+
+/// Makes a test of a function, which runs in a process of its own.
+macro_rules! in_a_process_each {
+    ($($name:ident)*) => {
+        $(#[test]
+        fn $name() {
+            if util::is_child(stringify!($name)) {
+                kernels::$name();
+            } else {
+                util::in_child(stringify!($name));
+            }
+        })*
+    };
+}
+
+in_a_process_each!(this_one no_ipv6 wsl1 before_programs ignores_programs before_detaching);
+
+mod kernels {
+    use super::*;
+
+    pub(super) fn this_one() {
+        let support = support();
+        assert!(
+            support.shares && support.spreads && support.dual_stack,
+            "{support:?}"
+        );
+        assert!(support.steers, "{support:?}");
+        assert_eq!(support.group_limit, 32_768);
+        groups_are_new();
+    }
+
+    pub(super) fn no_ipv6() {
+        answer(libc::SYS_socket, &[(0, libc::AF_INET6)], libc::EAFNOSUPPORT);
+        assert_eq!(
+            addr_of(&Std::listen(":0").unwrap()).ip(),
+            Ipv4Addr::UNSPECIFIED
+        );
+        assert_eq!(
+            addr_of(&Std::listen_packet(":0").unwrap()).ip(),
+            Ipv4Addr::UNSPECIFIED
+        );
+        let group = Options::new().group(":0", 2).unwrap();
+        assert_eq!(group.local_addr().ip(), Ipv4Addr::UNSPECIFIED);
+        let port = group.local_addr().port();
+        drop(group);
+        // On a port of the caller's choice too.
+        let group = Options::new().packet_group(format!(":{port}"), 2).unwrap();
+        assert_eq!(group.local_addr(), (Ipv4Addr::UNSPECIFIED, port).into());
+        assert!(
+            group
+                .iter()
+                .all(|member| addr_of(member) == group.local_addr())
+        );
+        let error = Options::new()
+            .family(Family::V6)
+            .listen::<Std>(":0")
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot share [::]:0: this machine has no IPv6: Address family not supported by protocol (os error 97)"
+        );
+    }
+
+    /// WSL1, and Linux before 3.9.
+    pub(super) fn wsl1() {
+        answer_option(libc::SO_REUSEPORT, libc::ENOPROTOOPT);
+        let support = support();
+        assert!(
+            !support.shares && !support.spreads && !support.steers && !support.dual_stack,
+            "{support:?}"
+        );
+        let error = Std::listen("127.0.0.1:80").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot share 127.0.0.1:80: this kernel cannot share a port: Protocol not available (os error 92)"
+        );
+        let errors = [
+            Std::listen("127.0.0.1:0").map(drop),
+            Std::listen_packet("127.0.0.1:0").map(drop),
+            Std::listen_packet("127.0.0.1:80").map(drop),
+            Options::new().group("127.0.0.1:0", 2).map(drop),
+            Options::new().packet_group("127.0.0.1:0", 2).map(drop),
+            Options::new().join(true).group("127.0.0.1:0", 2).map(drop),
+            Options::new()
+                .dial_blocking("127.0.0.1:0", ([127, 0, 0, 1], 9).into())
+                .map(drop),
+        ];
+        for error in errors.map(Result::unwrap_err) {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains("this kernel cannot share a port"),
+                "{error}"
+            );
+        }
+        // What needs no sharing works.
+        Std::adopt(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+    }
+
+    /// Linux before 4.5 and 4.6, and emulators of other processors.
+    pub(super) fn before_programs() {
+        answer_option(libc::SO_ATTACH_REUSEPORT_CBPF, libc::ENOPROTOOPT);
+        let support = support();
+        assert!(
+            support.shares && support.spreads && !support.steers,
+            "{support:?}"
+        );
+        groups_are_new();
+    }
+
+    /// gVisor: it takes every program and runs none.
+    pub(super) fn ignores_programs() {
+        answer_option(libc::SO_ATTACH_REUSEPORT_CBPF, 0);
+        let support = support();
+        assert!(
+            support.shares && support.spreads && !support.steers,
+            "{support:?}"
+        );
+        groups_are_new();
+    }
+
+    /// Linux before 5.3 keeps the program, which leaves everything to the hash.
+    pub(super) fn before_detaching() {
+        answer_option(libc::SO_DETACH_REUSEPORT_BPF, libc::ENOPROTOOPT);
+        assert!(support().steers);
+        groups_are_new();
+    }
+
+    /// New where nobody is, and refused where somebody is, whatever the kernel knows.
+    fn groups_are_new() {
+        for addr in ["127.0.0.1:0", "[::1]:0", ":0"] {
+            let group = Options::new().group(addr, 3).unwrap();
+            for member in &group {
+                assert!(has_option(member, libc::SOL_SOCKET, libc::SO_REUSEPORT));
+            }
+            let addr = group.local_addr();
+            let error = Options::new().group(addr, 2).unwrap_err();
+            assert_eq!(error.holder(), Some(Holder::Group), "{error}");
+            Std::listen(addr).unwrap();
+            let clients: Vec<_> = (0..64)
+                .map(|_| {
+                    std::net::TcpStream::connect((
+                        addr.is_ipv4().then_some("127.0.0.1").unwrap_or("::1"),
+                        addr.port(),
+                    ))
+                    .unwrap()
+                })
+                .collect();
+            for member in &group {
+                socket2::SockRef::from(member)
+                    .set_nonblocking(true)
+                    .unwrap();
+                assert!(
+                    socket2::SockRef::from(member).accept().is_ok(),
+                    "every member gets some of {}",
+                    clients.len()
+                );
+            }
+
+            let sockets = Options::new().packet_group(addr, 3).unwrap();
+            let error = Options::new().packet_group(addr, 2).unwrap_err();
+            assert_eq!(error.holder(), Some(Holder::Group), "{error}");
+            drop(sockets);
+            let alone = Std::listen_packet(
+                addr.ip()
+                    .to_string()
+                    .parse()
+                    .map(|ip: std::net::IpAddr| (ip, 0))
+                    .unwrap(),
+            )
+            .unwrap();
+            Std::listen_packet(addr_of(&alone)).unwrap();
+        }
+    }
+}
