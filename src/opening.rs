@@ -109,16 +109,17 @@ impl<'a> Opening<'a> {
             })?;
         }
         sys::restartable(&socket, *kind).map_err(refused)?;
-        if alone {
-            sys::claim(&socket, *kind, addr).map_err(refused)?;
+        let addr = if alone {
+            sys::claim(&socket, *kind, addr).map_err(refused)?
         } else {
             sys::share(&socket).map_err(refused)?;
-        }
+            *addr
+        };
         if let Some(hook) = &options.before_bind {
             hook(socket.lend())
                 .map_err(|error| refused(error).why(Some("the before_bind hook failed")))?;
         }
-        socket.bind(addr).map_err(refused)?;
+        socket.bind(&addr).map_err(refused)?;
         if *kind == Kind::Tcp && !matches!(purpose, Purpose::Dial) {
             // The kernel cuts it to its own limit; a number below 0 would not mean the same everywhere.
             socket
@@ -155,7 +156,11 @@ impl<'a> Opening<'a> {
             new: matches!(purpose, Purpose::Found),
         };
         let blame = sys::blame(self.kind, &addr, asked, &error);
-        let reason = sys::reason(&error, &addr);
+        let reason = match error.kind() {
+            io::ErrorKind::AddrInUse if asked.new => Some("somebody holds it already"),
+            io::ErrorKind::AddrInUse => Some("its holder does not share it with this user"),
+            _ => sys::reason(&error, &addr),
+        };
         let kind = if sys::is_unsupported(&error) {
             io::ErrorKind::Unsupported
         } else {

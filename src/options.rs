@@ -153,7 +153,8 @@ impl Options {
     ///
     /// The group is new: where anybody holds the port already, this user included, opening it fails. On Linux
     /// that is proven by the kernel at the first member's bind, and member *i* is the kernel's index *i* as
-    /// long as no other process of this user joins. On FreeBSD and DragonFly it is checked just before.
+    /// long as no other process of this user joins. On FreeBSD, DragonFly and gVisor it is
+    /// checked just before.
     /// [`join`](Self::join) lifts it.
     ///
     /// ```

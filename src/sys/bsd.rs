@@ -22,23 +22,8 @@ pub(crate) fn is_shared(fd: BorrowedFd<'_>) -> io::Result<bool> {
 
 /// Bound without the option a socket excludes everybody (in_pcbbind), and afterwards it may ask for it.
 #[allow(dead_code, reason = "for systems without balanced groups")]
-pub(crate) fn claim_late(_: &Socket, _: Kind, _: &SocketAddr) -> io::Result<()> {
-    Ok(())
-}
-
-/// A balanced group is entered at bind, so the question is asked by a socket that is closed again.
-///
-/// A process of the same user can slip in between; only Linux proves more.
-#[allow(dead_code, reason = "for systems with balanced groups")]
-pub(crate) fn check_free(kind: Kind, addr: &SocketAddr) -> io::Result<()> {
-    if addr.port() == 0 {
-        return Ok(());
-    }
-    let question = Socket::new(kind, addr, false)?;
-    if addr.is_ipv6() {
-        question.set_only_v6(true)?;
-    }
-    question.bind(addr)
+pub(crate) fn claim_late(_: &Socket, _: Kind, addr: &SocketAddr) -> io::Result<SocketAddr> {
+    Ok(*addr)
 }
 
 pub(crate) fn identity(_: BorrowedFd<'_>) -> Option<u64> {

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 
 pub(crate) use super::bsd::{identity, is_shared, restartable, share};
 pub(crate) use super::nobody_knows as blame;
-use super::{Kind, Socket, bsd, unsupported};
+use super::unix::find_free;
+use super::{Kind, Socket, unsupported};
 use crate::Support;
 
 /// A dual-stack socket is shared and silently left out of the balancing (in_pcbinslocalgrphash).
@@ -25,9 +26,11 @@ pub(crate) fn support() -> Support {
     }
 }
 
-pub(crate) fn claim(socket: &Socket, kind: Kind, addr: &SocketAddr) -> io::Result<()> {
-    bsd::check_free(kind, addr)?;
-    share(socket)
+/// A balanced group is entered at bind, so another socket asks, and is closed again.
+pub(crate) fn claim(socket: &Socket, kind: Kind, addr: &SocketAddr) -> io::Result<SocketAddr> {
+    let addr = find_free(socket, kind, addr)?;
+    share(socket)?;
+    Ok(addr)
 }
 
 /// Everything was asked for before bind.

@@ -10,7 +10,8 @@
 //! - `restartable(&Socket, Kind)`: lets TCP bind beside what an earlier listener left behind.
 //! - `share(&Socket)`: before bind, asks to share the port.
 //! - `is_shared(BorrowedFd) -> io::Result<bool>`: did somebody ask that of this socket?
-//! - `claim(&Socket, Kind, &SocketAddr)`: before bind instead of `share`, asks for a port that nobody shares yet.
+//! - `claim(&Socket, Kind, &SocketAddr) -> io::Result<SocketAddr>`: before bind instead of `share`, asks for a port
+//!   that nobody shares yet; returns the address to bind.
 //! - `release(&Socket)`: after bind and listen of a claimed socket, lets the next members in.
 //! - `bind_device(&Socket, &SocketAddr, &str)`: restricts a socket to one network interface.
 //! - `identity(BorrowedFd) -> Option<u64>`: tells two sockets from two descriptors of one socket.

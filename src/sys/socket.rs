@@ -41,6 +41,11 @@ impl Socket {
         self.0.set_only_v6(only)
     }
 
+    #[allow(dead_code, reason = "for systems without a better proof")]
+    pub(crate) fn only_v6(&self) -> io::Result<bool> {
+        self.0.only_v6()
+    }
+
     #[allow(dead_code, reason = "the BSDs have no use for it")]
     pub(crate) fn set_reuse_address(&self) -> io::Result<()> {
         self.0.set_reuse_address(true)

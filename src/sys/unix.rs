@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
+use super::{Kind, Socket};
+
 /// Turns the -1 of a system call into the error that it left in errno.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 {
@@ -105,6 +107,21 @@ pub(crate) fn is_unsupported(error: &io::Error) -> bool {
 pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: F_SETFD takes an int and touches no memory.
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
+}
+
+/// Binds to an address as nobody can who shares, tells which it was, and leaves it.
+///
+/// For kernels on which a first member cannot be kept from joining. A process of the same user that binds in
+/// between is not noticed.
+#[allow(dead_code, reason = "for systems without a better proof")]
+pub(super) fn find_free(like: &Socket, kind: Kind, addr: &SocketAddr) -> io::Result<SocketAddr> {
+    let question = Socket::new(kind, addr, false)?;
+    if addr.is_ipv6() {
+        question.set_only_v6(like.only_v6()?)?;
+    }
+    super::restartable(&question, kind)?;
+    question.bind(addr)?;
+    question.local_addr()
 }
 
 /// Makes room for `n` more descriptors at once.

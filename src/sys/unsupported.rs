@@ -36,8 +36,8 @@ pub(crate) fn is_shared(_: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(false)
 }
 
-pub(crate) fn claim(socket: &Socket, _: Kind, _: &SocketAddr) -> io::Result<()> {
-    share(socket)
+pub(crate) fn claim(socket: &Socket, _: Kind, addr: &SocketAddr) -> io::Result<SocketAddr> {
+    share(socket).map(|()| *addr)
 }
 
 pub(crate) fn release(_: &Socket) -> io::Result<()> {

@@ -73,16 +73,22 @@ fn rows(kind: Kind, addr: &SocketAddr, only_v6: bool) -> io::Result<Vec<Row>> {
         Kind::Udp => ["udp", "udp6"],
     };
     let mut rows = Vec::new();
+    let mut readable = false;
     for table in tables {
         // /proc/net would be the namespace of the process's first thread.
         let Ok(file) = File::open(format!("/proc/thread-self/net/{table}")) else {
             continue;
         };
+        readable = true;
         for line in BufReader::new(file).lines().skip(1) {
             rows.extend(Row::parse(&line?).filter(|row| excludes(row, addr, only_v6)));
         }
     }
-    Ok(rows)
+    if readable {
+        Ok(rows)
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
 }
 
 fn excludes(row: &Row, addr: &SocketAddr, only_v6: bool) -> bool {
@@ -118,16 +124,20 @@ pub(crate) fn blame(
     let other_family = |row: &&Row| row.local.is_ipv4() != addr.is_ipv4();
 
     let mut receivers: Vec<&Row> = rows.iter().filter(|row| row.receives(kind)).collect();
-    // An exact holder explains more than a wildcard, and a wildcard more than one of the other family.
+    // The nearest in address is surely in the way, and another user's where two are as near.
     receivers.sort_by_key(|row| {
         (
-            row.uid == me,
             other_family(row),
             row.local.ip() != addr.ip(),
+            row.uid == me,
         )
     });
     let Some(first) = receivers.first() else {
-        return in_use.then(|| blame_connection(rows.first()));
+        return if in_use && kind == Kind::Tcp {
+            Some(blame_connection(rows.first()))
+        } else {
+            None
+        };
     };
 
     let is_full = receivers
@@ -182,7 +192,7 @@ pub(crate) fn blame(
 /// No listener is in the way, so it is what a listener left behind, a connection made from the port, or a
 /// socket that is bound and in no table.
 fn blame_connection(row: Option<&Row>) -> Blame {
-    let why = match row {
+    let why = match row.filter(|row| row.remote.port() != 0) {
         Some(Row {
             state: TIME_WAIT,
             remote,

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 pub(crate) use holder::blame;
 use probe::Proof;
 
-use super::unix::{flag, inode};
+use super::unix::{find_free, flag, inode};
 use super::{BorrowedFd, Kind, Socket, unsupported};
 use crate::Support;
 
@@ -56,7 +56,7 @@ pub(crate) fn is_shared(fd: BorrowedFd<'_>) -> io::Result<bool> {
     flag(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT)
 }
 
-pub(crate) fn claim(socket: &Socket, _: Kind, addr: &SocketAddr) -> io::Result<()> {
+pub(crate) fn claim(socket: &Socket, kind: Kind, addr: &SocketAddr) -> io::Result<SocketAddr> {
     let facts = probe::facts()?;
     if !facts.shares {
         return Err(unsupported("this kernel cannot share a port"));
@@ -64,21 +64,23 @@ pub(crate) fn claim(socket: &Socket, _: Kind, addr: &SocketAddr) -> io::Result<(
     match facts.proof {
         Proof::Guard => {
             share(socket)?;
-            guard::attach(socket.as_fd())
+            guard::attach(socket.as_fd())?;
+            Ok(*addr)
         }
-        Proof::Late => Ok(()),
-        // Where the kernel chooses the port, a plain bind is enough for a port of one's own.
-        Proof::None if addr.port() == 0 => Ok(()),
-        Proof::None => Err(unsupported(
-            "this kernel cannot prove that a group is new; Options::join opens one without the proof",
-        )),
+        Proof::Late => Ok(*addr),
+        Proof::None => {
+            let addr = find_free(socket, kind, addr)?;
+            share(socket)?;
+            Ok(addr)
+        }
     }
 }
 
 pub(crate) fn release(socket: &Socket) -> io::Result<()> {
     match probe::facts()?.proof {
         Proof::Guard => guard::detach(socket.as_fd()),
-        Proof::Late | Proof::None => share(socket),
+        Proof::Late => share(socket),
+        Proof::None => Ok(()),
     }
 }
 

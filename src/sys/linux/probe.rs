@@ -23,7 +23,7 @@ pub(super) enum Proof {
     Guard,
     /// By asking for the option only after bind.
     Late,
-    /// Not at all.
+    /// Not at all: gVisor honours neither.
     None,
 }
 

@@ -1,0 +1,114 @@
+//! What holds on every kernel that shares, emulated and sandboxed ones included.
+//!
+//! CI runs this file under gVisor and on emulated processors too, where most other tests ask for too much.
+
+#![cfg(unix)]
+
+#[macro_use]
+mod util;
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+
+use reuseport::{Options, ReusePort, Std, support};
+use socket2::SockRef;
+use util::{Runtime, addr_of};
+
+on_every_runtime!(an_instance_joins);
+
+fn an_instance_joins<R: Runtime>() {
+    R::block_on(async {
+        let first = R::listen("127.0.0.1:0").unwrap();
+        let second = R::listen(addr_of(&first)).unwrap();
+        assert_eq!(addr_of(&first), addr_of(&second));
+        let first = R::listen_packet("127.0.0.1:0").unwrap();
+        let second = R::listen_packet(addr_of(&first)).unwrap();
+        assert_eq!(addr_of(&first), addr_of(&second));
+
+        let stream = R::dial("127.0.0.1:0", addr_of(&R::listen("127.0.0.1:0").unwrap())).await;
+        drop(stream.unwrap());
+    });
+}
+
+#[test]
+fn a_group_is_new() {
+    for n in [1, 3] {
+        let group = Options::new().group("127.0.0.1:0", n).unwrap();
+        let addr = group.local_addr();
+        let error = Options::new().group(addr, 2).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
+        let more = Options::new().join(true).group(addr, 2).unwrap();
+        drop((group, more));
+        assert_eq!(Options::new().group(addr, 2).unwrap().len(), 2);
+
+        let group = Options::new().packet_group("127.0.0.1:0", n).unwrap();
+        let addr = group.local_addr();
+        let error = Options::new().packet_group(addr, 2).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
+        Std::listen_packet(addr).unwrap();
+        drop(group);
+        assert_eq!(Options::new().packet_group(addr, 2).unwrap().len(), 2);
+    }
+}
+
+#[test]
+fn every_member_gets_some() {
+    if !support().spreads {
+        return util::skip("that the load is spread (this system does not)");
+    }
+    let group = Options::new().group("127.0.0.1:0", 3).unwrap();
+    let clients: Vec<_> = (0..60)
+        .map(|_| TcpStream::connect(group.local_addr()).unwrap())
+        .collect();
+    for member in &group {
+        SockRef::from(member).set_nonblocking(true).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while SockRef::from(member).accept().is_err() {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "a member gets none of {}",
+                clients.len()
+            );
+            std::thread::yield_now();
+        }
+    }
+    let group = Options::new().packet_group("127.0.0.1:0", 3).unwrap();
+    for _ in 0..60 {
+        UdpSocket::bind("127.0.0.1:0")
+            .unwrap()
+            .send_to(b"?", group.local_addr())
+            .unwrap();
+    }
+    for member in group {
+        let socket = member.into_std();
+        socket
+            .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+            .unwrap();
+        socket.recv(&mut [0; 8]).unwrap();
+    }
+}
+
+#[test]
+fn a_plain_holder_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = Std::listen(addr_of(&listener)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse);
+    let sentence = format!("cannot share {}: ", addr_of(&listener));
+    assert!(error.to_string().starts_with(&sentence), "{error}");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert_eq!(
+        Std::listen_packet(addr_of(&socket)).unwrap_err().kind(),
+        ErrorKind::AddrInUse
+    );
+}
+
+#[test]
+fn what_listens_is_adopted() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr: SocketAddr = addr_of(&listener);
+    assert_eq!(addr_of(&Std::adopt(listener).unwrap()), addr);
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(addr_of(&peer));
+    let text = stream.map(|stream| Std::adopt(stream).unwrap_err().to_string());
+    assert!(text.is_ok_and(|text| text.contains("a TCP connection with")));
+}
