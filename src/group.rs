@@ -52,7 +52,8 @@ pub(crate) fn open<S: Socket>(
         return count(format!("this system takes {limit} members at the most"));
     }
 
-    let mut members = Vec::with_capacity(n);
+    // Not more at once than any kernel's group holds: where there is no limit, descriptors run out first.
+    let mut members = Vec::with_capacity(n.min(1 << 15));
     for index in 0..n {
         let purpose = if index == 0 && !options.join {
             Purpose::Found

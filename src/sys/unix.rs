@@ -131,12 +131,15 @@ pub(super) fn find_free(like: &Socket, kind: Kind, addr: &SocketAddr) -> io::Res
 pub(crate) fn reserve(fd: BorrowedFd<'_>, n: usize) {
     /// The table starts with 64 places and then has 256, so a smaller group waits once at the most.
     const WORTH_IT: usize = 256;
-    let Ok(least) = libc::c_int::try_from(fd.as_raw_fd() as usize + n) else {
-        return;
-    };
     if n < WORTH_IT {
         return;
     }
+    let Some(least) = libc::c_int::try_from(n)
+        .ok()
+        .and_then(|n| fd.as_raw_fd().checked_add(n))
+    else {
+        return;
+    };
     // SAFETY: F_DUPFD_CLOEXEC takes an int and touches no memory.
     let duplicate = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
     // Refused past RLIMIT_NOFILE: then the member that finds no place says so itself.
