@@ -7,7 +7,8 @@ use async_io::Async;
 
 use crate::{Net, ReusePort};
 
-/// [async-std](https://docs.rs/async-std), which is no longer developed (RUSTSEC-2025-0052); its authors name smol.
+/// [async-std](https://docs.rs/async-std), which is no longer developed (RUSTSEC-2025-0052); its
+/// authors name smol.
 ///
 /// It is here for those who have it.
 ///
@@ -20,8 +21,8 @@ use crate::{Net, ReusePort};
 ///
 /// # Panics
 ///
-/// async-std panics where the kernel refuses to watch a socket, which it does when its memory or descriptors run
-/// out.
+/// async-std panics where the kernel refuses to watch a socket, which it does when its memory or
+/// descriptors run out.
 #[derive(Clone, Copy, Debug)]
 pub struct AsyncStd;
 

@@ -18,8 +18,8 @@ use crate::{Net, ReusePort};
 ///
 /// # Panics
 ///
-/// The first socket of a process starts smol's reactor, which panics where the kernel has no descriptors left
-/// for it.
+/// The first socket of a process starts smol's reactor, which panics where the kernel has no
+/// descriptors left for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Smol;
 

@@ -5,8 +5,8 @@ use crate::{Net, ReusePort, sys};
 
 /// The standard library: blocking sockets, for threads.
 ///
-/// Its [`Net`] functions block; each future is ready when it is first polled. That serves a thread per worker,
-/// and must not run on a thread that drives other tasks.
+/// Its [`Net`] functions block; each future is ready when it is first polled. That serves a thread
+/// per worker, and must not run on a thread that drives other tasks.
 ///
 /// ```
 /// use reuseport::{ReusePort, Std};

@@ -9,8 +9,8 @@ use crate::{Net, ReusePort};
 
 /// [tokio](https://docs.rs/tokio).
 ///
-/// A socket belongs to the runtime of the thread that opens or [attaches](crate::Member::attach) it; without
-/// one that is an error.
+/// A socket belongs to the runtime of the thread that opens or [attaches](crate::Member::attach)
+/// it; without one that is an error.
 ///
 /// ```
 /// use reuseport::{ReusePort, Tokio};

@@ -1,1 +1,55 @@
-fn main(){}
+//! A server on async-std, to run in several terminals at once: `cargo run --example async_std`
+//!
+//! Every process serves a part of the connections, and says which one it is: `curl localhost:8881`. Another
+//! address: `cargo run --example async_std -- 127.0.0.1:8080`
+
+use std::time::Duration;
+use std::{env, io, process};
+
+use async_std::io::{BufReader, ReadExt, WriteExt, prelude::BufReadExt};
+use async_std::net::TcpStream;
+use async_std::{stream::StreamExt, task};
+use reuseport::{AsyncStd, ReusePort};
+
+fn main() {
+    if let Err(error) = task::block_on(serve()) {
+        eprintln!("{error}");
+        process::exit(1);
+    }
+}
+
+async fn serve() -> io::Result<()> {
+    let addr = env::args().nth(1);
+    let listener = AsyncStd::listen(addr.as_deref().unwrap_or("localhost:8881"))?;
+    let addr = listener.local_addr()?;
+    println!("process {} listens on {addr}", process::id());
+
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(task::spawn(async {
+                if let Err(error) = answer(stream).await {
+                    eprintln!("cannot answer: {error}");
+                }
+            })),
+            // No error ends a listener; where descriptors ran out, some are free a little later.
+            Err(error) => {
+                eprintln!("cannot take a connection: {error}");
+                task::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream) -> io::Result<()> {
+    // Closing a connection of which something is unread would take the answer back.
+    let mut lines = BufReader::new((&stream).take(8 << 10)).lines();
+    while let Some(line) = lines.next().await {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    let body = format!("process {}\n", process::id());
+    let head = format!("Content-Length: {}\r\nConnection: close", body.len());
+    let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}");
+    stream.write_all(answer.as_bytes()).await
+}

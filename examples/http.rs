@@ -1,20 +1,27 @@
 //! An HTTP server to run in several terminals at once: `cargo run --example http`
 //!
-//! Every process serves a part of the connections, and says which one it is. Another address:
-//! `cargo run --example http -- 127.0.0.1:8080`
+//! Every process serves a part of the connections, and says which one it is: `curl localhost:8881`. Another
+//! address: `cargo run --example http -- 127.0.0.1:8080`
 
-use std::process;
+use std::{env, io, process};
 
-use axum::Router;
-use axum::routing::get;
+use axum::{Router, routing::get};
 use reuseport::{ReusePort, Tokio};
 
-#[tokio::main]
-async fn main() -> std::io::Result<()> {
-    let addr = std::env::args().nth(1).unwrap_or_else(|| "localhost:8881".to_owned());
-    let listener = Tokio::listen(addr)?;
-    println!("process {} listens on http://{}", process::id(), listener.local_addr()?);
+fn main() {
+    if let Err(error) = serve() {
+        eprintln!("{error}");
+        process::exit(1);
+    }
+}
 
-    let app = Router::new().route("/", get(|| async { format!("process {}\n", process::id()) }));
-    axum::serve(listener, app).await
+#[tokio::main]
+async fn serve() -> io::Result<()> {
+    let addr = env::args().nth(1);
+    let listener = Tokio::listen(addr.as_deref().unwrap_or("localhost:8881"))?;
+    let addr = listener.local_addr()?;
+    println!("process {} listens on {addr}", process::id());
+
+    let who = format!("process {}\n", process::id());
+    axum::serve(listener, Router::new().route("/", get(who))).await
 }

@@ -1,1 +1,34 @@
-fn main(){}
+//! A server whose listener systemd opens, or itself where nobody did: `cargo run --example systemd`
+//!
+//! With systemd: `systemd-socket-activate -l 8881 target/debug/examples/systemd`, and `curl localhost:8881`. In a
+//! unit, `ReusePort=yes` lets the port be shared. Another address: `cargo run --example systemd -- 127.0.0.1:8080`
+
+use std::net::TcpListener;
+use std::{env, io, process};
+
+use axum::{Router, routing::get};
+use listenfd::ListenFd;
+use reuseport::{ReusePort, Tokio};
+
+fn main() {
+    // First of all: it takes variables out of the environment, which must not be done beside other threads.
+    let inherited = ListenFd::from_env().take_tcp_listener(0);
+    if let Err(error) = inherited.and_then(serve) {
+        eprintln!("{error}");
+        process::exit(1);
+    }
+}
+
+#[tokio::main]
+async fn serve(inherited: Option<TcpListener>) -> io::Result<()> {
+    let addr = env::args().nth(1);
+    let listener = match inherited {
+        Some(listener) => Tokio::adopt(listener)?,
+        None => Tokio::listen(addr.as_deref().unwrap_or("localhost:8881"))?,
+    };
+    let addr = listener.local_addr()?;
+    println!("process {} listens on {addr}", process::id());
+
+    let who = format!("process {}\n", process::id());
+    axum::serve(listener, Router::new().route("/", get(who))).await
+}

@@ -32,7 +32,8 @@ pub enum Family {
 /// | written | means |
 /// |---|---|
 /// | `SocketAddr`, `SocketAddrV4`, `SocketAddrV6`, `(ip, port)` | itself |
-/// | `"1.2.3.4:80"`, `"[::1]:80"`, `"[fe80::1%eth0]:80"`, `"[fe80::1%2]:80"` | the address, with its zone |
+/// | `"1.2.3.4:80"`, `"[::1]:80"`, `"[fe80::1%eth0]:80"`, `"[fe80::1%2]:80"` | the address, with
+/// its zone |
 /// | `"localhost:80"` | `127.0.0.1:80`, or `[::1]:80` for [`Family::V6`]; nothing is looked up |
 /// | `":80"` | every address of the machine, IPv4 and IPv6, as the [`Family`] allows |
 ///
@@ -48,9 +49,9 @@ pub enum Family {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 ///
-/// An IPv4 address in IPv6 form (`[::ffff:1.2.3.4]:80`) is the IPv4 address. Any other name than "localhost" is
-/// an error: look it up with [`Net::lookup`](crate::Net::lookup). A name can have many addresses, and a
-/// listener has one.
+/// An IPv4 address in IPv6 form (`[::ffff:1.2.3.4]:80`) is the IPv4 address. Any other name than
+/// "localhost" is an error: look it up with [`Net::lookup`](crate::Net::lookup). A name can have
+/// many addresses, and a listener has one.
 pub trait ToAddr: sealed::ToAddr {}
 
 impl<T: sealed::ToAddr + ?Sized> ToAddr for T {}
@@ -75,8 +76,8 @@ pub enum Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) addr: SocketAddr,
-    /// IPV6_V6ONLY of a wildcard, always set, so that net.ipv6.bindv6only decides nothing. Any other IPv6 address
-    /// takes IPv6 only (kernel: __inet6_bind).
+    /// IPV6_V6ONLY of a wildcard, always set, so that net.ipv6.bindv6only decides nothing. Any
+    /// other IPv6 address takes IPv6 only (kernel: __inet6_bind).
     pub(crate) only_v6: Option<bool>,
     /// On a machine without IPv6, is every IPv4 address meant as well?
     pub(crate) or_v4: bool,

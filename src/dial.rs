@@ -60,7 +60,8 @@ fn start(
     Ok((socket.into_stream(), route))
 }
 
-/// Where a socket binds that is to reach `remote`: the peer's family decides what "every address" is.
+/// Where a socket binds that is to reach `remote`: the peer's family decides what "every address"
+/// is.
 fn place(family: Family, local: Target, remote: SocketAddr) -> Result<Place, Error> {
     let remote_family = if remote.is_ipv4() {
         Family::V4
@@ -88,7 +89,8 @@ fn place(family: Family, local: Target, remote: SocketAddr) -> Result<Place, Err
 }
 
 impl Route {
-    /// Refuses the connection that TCP makes of a socket with itself, silently, where both ends are one port.
+    /// Refuses the connection that TCP makes of a socket with itself, silently, where both ends are
+    /// one port.
     fn check(self, stream: &impl AsFd) -> Result<(), Error> {
         let Self { local, remote } = self;
         if local.port() != 0 && local.port() != remote.port() {

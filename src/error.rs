@@ -6,8 +6,8 @@ use crate::Holder;
 
 /// Why a socket could not be opened, adopted, dialed or given to a runtime.
 ///
-/// Its text is one whole sentence: what was tried, on which address, why it failed, and the system's own words.
-/// It becomes an [`io::Error`] of the same kind and text by `?`.
+/// Its text is one whole sentence: what was tried, on which address, why it failed, and the
+/// system's own words. It becomes an [`io::Error`] of the same kind and text by `?`.
 ///
 /// ```
 /// # #[cfg(feature = "std")] {
@@ -79,7 +79,8 @@ impl Error {
         self
     }
 
-    /// The kind of failure; [`io::ErrorKind::Unsupported`] where the system cannot do what was asked.
+    /// The kind of failure; [`io::ErrorKind::Unsupported`] where the system cannot do what was
+    /// asked.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         self.0.kind

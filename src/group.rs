@@ -8,9 +8,10 @@ use crate::{Error, Member, Options, Socket, ToAddr, adopt};
 
 /// Sockets on one port that were opened together, before any of them serves.
 ///
-/// [`Options::group`] and [`Options::packet_group`] open one; all its errors come from there, on the calling
-/// thread, while the process still has its privileges. Its members are std's sockets, in blocking mode, and each
-/// [enters its runtime](Member::attach) where it works. Dropping the group closes the members that are left.
+/// [`Options::group`] and [`Options::packet_group`] open one; all its errors come from there, on
+/// the calling thread, while the process still has its privileges. Its members are std's sockets,
+/// in blocking mode, and each [enters its runtime](Member::attach) where it works. Dropping the
+/// group closes the members that are left.
 ///
 /// ```
 /// # #[cfg(feature = "std")] {
@@ -52,7 +53,8 @@ pub(crate) fn open<S: Socket>(
         return count(format!("this system takes {limit} members at the most"));
     }
 
-    // Not more at once than any kernel's group holds: where there is no limit, descriptors run out first.
+    // Not more at once than any kernel's group holds: where there is no limit, descriptors run out
+    // first.
     let mut members = Vec::with_capacity(n.min(1 << 15));
     for index in 0..n {
         let purpose = if index == 0 && !options.join {
@@ -74,16 +76,17 @@ pub(crate) fn open<S: Socket>(
 }
 
 impl<S: Socket> Group<S> {
-    /// Takes sockets that were opened elsewhere, by systemd or the process before this one, for a group.
+    /// Takes sockets that were opened elsewhere, by systemd or the process before this one, for a
+    /// group.
     ///
-    /// Their order becomes the members' [indices](Member::index). They are put into blocking mode, which acts on
-    /// everybody who has the same socket, and are no longer inherited by children.
+    /// Their order becomes the members' [indices](Member::index). They are put into blocking mode,
+    /// which acts on everybody who has the same socket, and are no longer inherited by children.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where there is none, where one is no socket of this
-    /// kind or does not share its port, where two are on different addresses, or are one socket. All of them
-    /// are closed then.
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where there is none, where one is no
+    /// socket of this kind or does not share its port, where two are on different addresses, or are
+    /// one socket. All of them are closed then.
     pub fn adopt<F: Into<OwnedFd>>(fds: impl IntoIterator<Item = F>) -> Result<Self, Error> {
         // Taken in full first, so that all are closed whatever happens.
         let fds: Vec<OwnedFd> = fds.into_iter().map(Into::into).collect();

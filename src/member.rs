@@ -3,7 +3,8 @@ use crate::{Error, ReusePort, Socket, adopt, options};
 
 /// One socket of a group, which belongs to no runtime yet.
 ///
-/// It can be sent to the thread that is to serve it. Dropping it closes the socket, and takes it out of the group.
+/// It can be sent to the thread that is to serve it. Dropping it closes the socket, and takes it
+/// out of the group.
 ///
 /// ```
 /// # #[cfg(feature = "tokio")] {
@@ -46,8 +47,8 @@ impl<S: Socket> Member<S> {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where it is no socket of this kind, or does not
-    /// share its port. It is closed then.
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where it is no socket of this kind, or
+    /// does not share its port. It is closed then.
     pub fn adopt(fd: impl Into<OwnedFd>) -> Result<Self, Error> {
         let adopted = adopt::member(fd.into(), S::KIND)?;
         Ok(Self::new(adopted.fd.into(), 0))

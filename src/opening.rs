@@ -91,7 +91,8 @@ impl<'a> Opening<'a> {
             place: Place { addr, only_v6, .. },
         } = self;
         let refused = |error| self.refused(purpose, error);
-        // Of the addresses that a kernel hands out for port 0, a shared UDP socket's can be another group's.
+        // Of the addresses that a kernel hands out for port 0, a shared UDP socket's can be another
+        // group's.
         let alone = match purpose {
             Purpose::Found => true,
             Purpose::Share => *kind == Kind::Udp && addr.port() == 0,
@@ -121,7 +122,8 @@ impl<'a> Opening<'a> {
         }
         socket.bind(&addr).map_err(refused)?;
         if *kind == Kind::Tcp && !matches!(purpose, Purpose::Dial) {
-            // The kernel cuts it to its own limit; a number below 0 would not mean the same everywhere.
+            // The kernel cuts it to its own limit; a number below 0 would not mean the same
+            // everywhere.
             socket
                 .listen(options.backlog.unwrap_or(u32::MAX))
                 .map_err(refused)?;

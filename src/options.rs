@@ -10,7 +10,8 @@ use crate::{Error, Family, Group, Net, ReusePort, ToAddr, dial, group};
 
 /// How to open sockets that share a port.
 ///
-/// The defaults are those of [`ReusePort::listen`]; one value opens any number of sockets, of any runtime.
+/// The defaults are those of [`ReusePort::listen`]; one value opens any number of sockets, of any
+/// runtime.
 ///
 /// ```
 /// # #[cfg(feature = "std")] {
@@ -49,9 +50,9 @@ impl Options {
     /// The most connections that wait to be accepted.
     ///
     /// The default is the longest queue that the kernel grants, which is 4,096 on Linux
-    /// (`net.core.somaxconn`) and 128 on the BSDs (`kern.ipc.somaxconn`). std and tokio ask for 128, where a
-    /// burst of connections waits a second for its SYN to be sent again. 0 is a queue of one on Linux
-    /// (listen(2), kernel: sk_acceptq_is_full) and the system's default elsewhere.
+    /// (`net.core.somaxconn`) and 128 on the BSDs (`kern.ipc.somaxconn`). std and tokio ask for
+    /// 128, where a burst of connections waits a second for its SYN to be sent again. 0 is a queue
+    /// of one on Linux (listen(2), kernel: sk_acceptq_is_full) and the system's default elsewhere.
     #[doc(alias = "listen")]
     pub fn backlog(mut self, n: u32) -> Self {
         self.backlog = Some(n);
@@ -67,19 +68,21 @@ impl Options {
 
     /// Takes only what arrives on one network interface.
     ///
-    /// On Linux (`SO_BINDTODEVICE`, socket(7)) no privilege is needed since 5.7, and sockets with and without a
-    /// device are two groups, of which the newer one gets everything. On Apple's systems this is `IP_BOUND_IF`.
-    /// Elsewhere opening fails with [`io::ErrorKind::Unsupported`].
+    /// On Linux (`SO_BINDTODEVICE`, socket(7)) no privilege is needed since 5.7, and sockets with
+    /// and without a device are two groups, of which the newer one gets everything. On Apple's
+    /// systems this is `IP_BOUND_IF`. Elsewhere opening fails with [`io::ErrorKind::Unsupported`].
     #[doc(alias("SO_BINDTODEVICE", "IP_BOUND_IF"))]
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.device = Some(name.into());
         self
     }
 
-    /// May a [group](Self::group) join sockets of this user that share the port already? Without it, no.
+    /// May a [group](Self::group) join sockets of this user that share the port already? Without
+    /// it, no.
     ///
-    /// Then the members' [indices](crate::Member::index) are their places in the group that was opened, and
-    /// not the kernel's. [`listen`](Self::listen) and [`listen_packet`](Self::listen_packet) join in any case.
+    /// Then the members' [indices](crate::Member::index) are their places in the group that was
+    /// opened, and not the kernel's. [`listen`](Self::listen) and
+    /// [`listen_packet`](Self::listen_packet) join in any case.
     pub fn join(mut self, join: bool) -> Self {
         self.join = join;
         self
@@ -87,8 +90,9 @@ impl Options {
 
     /// Calls `f` with each new socket, after the crate has set its own options and before bind.
     ///
-    /// For what the crate has no word for: `IP_TRANSPARENT`, `SO_RCVBUF`, `IP_LOCAL_PORT_RANGE` and the like. An
-    /// error of `f` ends the opening. The socket's descriptor is `f`'s only while it runs.
+    /// For what the crate has no word for: `IP_TRANSPARENT`, `SO_RCVBUF`, `IP_LOCAL_PORT_RANGE` and
+    /// the like. An error of `f` ends the opening. The socket's descriptor is `f`'s only while it
+    /// runs.
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "std"))] {
@@ -109,15 +113,16 @@ impl Options {
 
     /// Opens a TCP listener that shares its port with every other one that asked in this way.
     ///
-    /// It joins the sockets of this user that share the port already, in this process or another. It never
-    /// waits, so it is a plain function for every runtime.
+    /// It joins the sockets of this user that share the port already, in this process or another.
+    /// It never waits, so it is a plain function for every runtime.
     ///
     /// # Errors
     ///
-    /// [`AddrInUse`](io::ErrorKind::AddrInUse) where the port is another user's or its holder does not share;
-    /// [`holder`](Error::holder) says which on Linux. [`Unsupported`](io::ErrorKind::Unsupported) where the
-    /// system cannot share. [`InvalidInput`](io::ErrorKind::InvalidInput) for an address that is none. Whatever
-    /// the system and the runtime answer besides.
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) where the port is another user's or its holder does
+    /// not share; [`holder`](Error::holder) says which on Linux.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) where the system cannot share.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for an address that is none. Whatever the
+    /// system and the runtime answer besides.
     ///
     /// # Panics
     ///
@@ -131,9 +136,9 @@ impl Options {
 
     /// Opens a UDP socket that shares its port with every other one that asked in this way.
     ///
-    /// As [`listen`](Self::listen). A UDP socket never gets `SO_REUSEADDR`, with which any user of the machine
-    /// could take the port over. Port 0 is nobody else's port, which bind(2) alone does not promise to UDP
-    /// sockets that share.
+    /// As [`listen`](Self::listen). A UDP socket never gets `SO_REUSEADDR`, with which any user of
+    /// the machine could take the port over. Port 0 is nobody else's port, which bind(2) alone does
+    /// not promise to UDP sockets that share.
     ///
     /// # Errors
     ///
@@ -151,11 +156,10 @@ impl Options {
 
     /// Opens `n` TCP listeners on one port, all or none.
     ///
-    /// The group is new: where anybody holds the port already, this user included, opening it fails. On Linux
-    /// that is proven by the kernel at the first member's bind, and member *i* is the kernel's index *i* as
-    /// long as no other process of this user joins. On FreeBSD, DragonFly and gVisor it is
-    /// checked just before.
-    /// [`join`](Self::join) lifts it.
+    /// The group is new: where anybody holds the port already, this user included, opening it
+    /// fails. On Linux that is proven by the kernel at the first member's bind, and member *i* is
+    /// the kernel's index *i* as long as no other process of this user joins. On FreeBSD, DragonFly
+    /// and gVisor it is checked just before. [`join`](Self::join) lifts it.
     ///
     /// ```
     /// # #[cfg(feature = "std")] {
@@ -196,14 +200,15 @@ impl Options {
     /// Connects to `remote` from a port that listeners share.
     ///
     /// TCP hole punching needs that: the peer must see the port on which this side listens. As
-    /// [`Net::dial`], with options; [`backlog`](Self::backlog) and [`join`](Self::join) mean nothing here.
+    /// [`Net::dial`], with options; [`backlog`](Self::backlog) and [`join`](Self::join) mean
+    /// nothing here.
     ///
     /// # Errors
     ///
-    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) where this port has a connection with that peer
-    /// already, or no interface has the local address. [`InvalidInput`](io::ErrorKind::InvalidInput) where
-    /// `local` and `remote` are the same: TCP would connect the socket with itself. As [`listen`](Self::listen)
-    /// and connect(2) besides.
+    /// [`AddrNotAvailable`](io::ErrorKind::AddrNotAvailable) where this port has a connection with
+    /// that peer already, or no interface has the local address.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) where `local` and `remote` are the same: TCP
+    /// would connect the socket with itself. As [`listen`](Self::listen) and connect(2) besides.
     pub async fn dial<R: Net>(
         &self,
         local: SocketAddr,

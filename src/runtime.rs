@@ -7,8 +7,9 @@ use crate::{Error, Options, ToAddr, adopt, dial};
 
 /// A runtime whose sockets can share a port.
 ///
-/// Its functions give the runtime's own sockets, so that they go straight into axum, hyper, tonic or quinn. Each
-/// runtime has a marker type behind the feature of its name; another crate can add its own with three functions:
+/// Its functions give the runtime's own sockets, so that they go straight into axum, hyper, tonic
+/// or quinn. Each runtime has a marker type behind the feature of its name; another crate can add
+/// its own with three functions:
 ///
 /// ```
 /// # #[cfg(feature = "smol")] {
@@ -59,14 +60,16 @@ pub trait ReusePort: Sized + 'static {
     /// What the runtime answers.
     fn tcp_listener(listener: std::net::TcpListener) -> io::Result<Self::TcpListener>;
 
-    /// Makes a connection of the runtime, in the mode of [`NONBLOCKING`](Self::NONBLOCKING) already.
+    /// Makes a connection of the runtime, in the mode of [`NONBLOCKING`](Self::NONBLOCKING)
+    /// already.
     ///
     /// # Errors
     ///
     /// What the runtime answers.
     fn tcp_stream(stream: std::net::TcpStream) -> io::Result<Self::TcpStream>;
 
-    /// Makes a UDP socket of the runtime, in the mode of [`NONBLOCKING`](Self::NONBLOCKING) already.
+    /// Makes a UDP socket of the runtime, in the mode of [`NONBLOCKING`](Self::NONBLOCKING)
+    /// already.
     ///
     /// # Errors
     ///
@@ -111,16 +114,18 @@ pub trait ReusePort: Sized + 'static {
         Options::new().listen_packet::<Self>(addr)
     }
 
-    /// Takes a TCP listener that was opened elsewhere: by systemd, or by the process before this one.
+    /// Takes a TCP listener that was opened elsewhere: by systemd, or by the process before this
+    /// one.
     ///
-    /// It need not share its port, and MPTCP counts as TCP. It is put into the runtime's mode, which acts on
-    /// everybody who has the same socket: with `Std` another process's `accept` begins to block. Children no
-    /// longer inherit it.
+    /// It need not share its port, and MPTCP counts as TCP. It is put into the runtime's mode,
+    /// which acts on everybody who has the same socket: with `Std` another process's `accept`
+    /// begins to block. Children no longer inherit it.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) where it is no TCP socket that listens, and the error says
-    /// what it is; Windows and WASI cannot tell whether it listens. It is closed then.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) where it is no TCP socket that listens, and
+    /// the error says what it is; Windows and WASI cannot tell whether it listens. It is closed
+    /// then.
     ///
     /// # Panics
     ///
@@ -135,8 +140,8 @@ pub trait ReusePort: Sized + 'static {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) where it is no bound UDP socket, or is connected to one
-    /// peer. It is closed then.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) where it is no bound UDP socket, or is
+    /// connected to one peer. It is closed then.
     ///
     /// # Panics
     ///
@@ -148,8 +153,9 @@ pub trait ReusePort: Sized + 'static {
 
 /// Socket input and output of a runtime, for libraries that work in all of them.
 ///
-/// Functions and not methods, because the runtimes' sockets have methods of these names. Dropping a future before
-/// it is ready loses nothing but [`write_all`](Self::write_all), which may have written a part.
+/// Functions and not methods, because the runtimes' sockets have methods of these names. Dropping a
+/// future before it is ready loses nothing but [`write_all`](Self::write_all), which may have
+/// written a part.
 ///
 /// ```
 /// use reuseport::Net;
@@ -180,7 +186,8 @@ pub trait Net:
     ///
     /// # Errors
     ///
-    /// As accept(2). None of them is the listener's end: where descriptors ran out, wait a little and go on.
+    /// As accept(2). None of them is the listener's end: where descriptors ran out, wait a little
+    /// and go on.
     fn accept(
         listener: &Self::TcpListener,
     ) -> impl Future<Output = io::Result<(Self::TcpStream, SocketAddr)>> + Send;
@@ -228,7 +235,8 @@ pub trait Net:
 
     /// Waits until a connect that has been started ends, and makes its stream one of the runtime.
     ///
-    /// [`dial`](Self::dial) needs it. The stream is in the mode of [`NONBLOCKING`](ReusePort::NONBLOCKING).
+    /// [`dial`](Self::dial) needs it. The stream is in the mode of
+    /// [`NONBLOCKING`](ReusePort::NONBLOCKING).
     ///
     /// # Errors
     ///

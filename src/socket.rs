@@ -4,7 +4,8 @@ use std::net::{TcpListener, UdpSocket};
 use crate::ReusePort;
 use crate::sys::{AsFd, OwnedFd};
 
-/// The sockets that form groups: std's [`TcpListener`] and [`UdpSocket`]. Nothing else implements it.
+/// The sockets that form groups: std's [`TcpListener`] and [`UdpSocket`]. Nothing else implements
+/// it.
 pub trait Socket:
     AsFd + Into<OwnedFd> + From<OwnedFd> + Debug + Send + Sized + sealed::Socket
 {

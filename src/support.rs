@@ -15,8 +15,8 @@ pub struct Support {
     pub shares: bool,
     /// Does the kernel spread connections and datagrams over the sockets of a port?
     ///
-    /// Where it does not, one socket gets everything: on Apple's systems the newest at one address and the
-    /// oldest at a wildcard, on NetBSD and OpenBSD the newest.
+    /// Where it does not, one socket gets everything: on Apple's systems the newest at one address
+    /// and the oldest at a wildcard, on NetBSD and OpenBSD the newest.
     pub spreads: bool,
     /// Does the kernel let a program choose the socket (`SO_ATTACH_REUSEPORT_CBPF`)?
     pub steers: bool,
@@ -28,8 +28,8 @@ pub struct Support {
 
 /// What sharing a port means here.
 ///
-/// On Linux the running kernel is asked at the first call, with a few sockets that nothing can reach, because
-/// WSL1, gVisor and old kernels answer differently; the answer is remembered.
+/// On Linux the running kernel is asked at the first call, with a few sockets that nothing can
+/// reach, because WSL1, gVisor and old kernels answer differently; the answer is remembered.
 #[must_use]
 pub fn support() -> Support {
     sys::support()

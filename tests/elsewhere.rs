@@ -1,6 +1,7 @@
 //! What holds on every kernel that shares, emulated and sandboxed ones included.
 //!
-//! CI runs this file under gVisor and on emulated processors too, where most other tests ask for too much.
+//! CI runs this file under gVisor and on emulated processors too, where most other tests ask for
+//! too much.
 
 #![cfg(unix)]
 

@@ -19,7 +19,8 @@ use seccompiler::{
 };
 use util::{addr_of, has_option};
 
-/// From here on this thread's `call` answers `errno` where all the arguments are these; 0 is success.
+/// From here on this thread's `call` answers `errno` where all the arguments are these; 0 is
+/// success.
 fn answer(call: libc::c_long, arguments: &[(u8, libc::c_int)], errno: libc::c_int) {
     let conditions = arguments
         .iter()

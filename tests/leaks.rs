@@ -1,4 +1,5 @@
-//! No descriptor is left behind, on any path that fails; alone in its process, whose descriptors are counted.
+//! No descriptor is left behind, on any path that fails; alone in its process, whose descriptors
+//! are counted.
 
 #![cfg(target_os = "linux")]
 

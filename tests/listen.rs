@@ -216,7 +216,8 @@ fn a_port_alone_is_dual_stack() {
     });
 }
 
-/// With half of the ports taken by groups of this user, bind(0) of UDP lands in one of them every second time.
+/// With half of the ports taken by groups of this user, bind(0) of UDP lands in one of them every
+/// second time.
 #[test]
 fn port_0_is_nobody_elses() {
     in_namespace("that port 0 is nobody else's", || {

@@ -1,6 +1,7 @@
 //! Apple's systems: sockets share a port, and one of them gets everything.
 //!
-//! At one address the newest wins, at a wildcard the oldest (xnu: in_pcblookup_hash_locked, in_pcbinshash).
+//! At one address the newest wins, at a wildcard the oldest (xnu: in_pcblookup_hash_locked,
+//! in_pcbinshash).
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! What the BSDs and Apple's systems have in common: plain SO_REUSEPORT, and no table that everybody may read.
+//! What the BSDs and Apple's systems have in common: plain SO_REUSEPORT, and no table that
+//! everybody may read.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +21,8 @@ pub(crate) fn is_shared(fd: BorrowedFd<'_>) -> io::Result<bool> {
     flag(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT)
 }
 
-/// Bound without the option a socket excludes everybody (in_pcbbind), and afterwards it may ask for it.
+/// Bound without the option a socket excludes everybody (in_pcbbind), and afterwards it may ask for
+/// it.
 #[allow(dead_code, reason = "for systems without balanced groups")]
 pub(crate) fn claim_late(_: &Socket, _: Kind, addr: &SocketAddr) -> io::Result<SocketAddr> {
     Ok(*addr)

@@ -1,4 +1,5 @@
-//! DragonFly 3.6 and later: plain SO_REUSEPORT spreads over at most 256 members by a hash of the packet.
+//! DragonFly 3.6 and later: plain SO_REUSEPORT spreads over at most 256 members by a hash of the
+//! packet.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! FreeBSD 12 and later: SO_REUSEPORT_LB spreads over at most 256 members by a hash of the addresses.
+//! FreeBSD 12 and later: SO_REUSEPORT_LB spreads over at most 256 members by a hash of the
+//! addresses.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,7 +26,8 @@ pub(crate) fn support() -> Support {
     }
 }
 
-/// Both options: with SO_REUSEPORT_LB alone, in_pcbbind lets another user join at a wildcard address.
+/// Both options: with SO_REUSEPORT_LB alone, in_pcbbind lets another user join at a wildcard
+/// address.
 pub(crate) fn share(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_port()?;
     socket.set_reuse_port_lb()

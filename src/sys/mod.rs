@@ -10,12 +10,13 @@
 //! - `restartable(&Socket, Kind)`: lets TCP bind beside what an earlier listener left behind.
 //! - `share(&Socket)`: before bind, asks to share the port.
 //! - `is_shared(BorrowedFd) -> io::Result<bool>`: did somebody ask that of this socket?
-//! - `claim(&Socket, Kind, &SocketAddr) -> io::Result<SocketAddr>`: before bind instead of `share`, asks for a port
-//!   that nobody shares yet; returns the address to bind.
+//! - `claim(&Socket, Kind, &SocketAddr) -> io::Result<SocketAddr>`: before bind instead of `share`,
+//!   asks for a port that nobody shares yet; returns the address to bind.
 //! - `release(&Socket)`: after bind and listen of a claimed socket, lets the next members in.
 //! - `bind_device(&Socket, &SocketAddr, &str)`: restricts a socket to one network interface.
 //! - `identity(BorrowedFd) -> Option<u64>`: tells two sockets from two descriptors of one socket.
-//! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: whose fault an error of bind or listen is.
+//! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: whose fault an error of bind
+//!   or listen is.
 
 #![allow(unsafe_code)]
 

@@ -13,7 +13,8 @@ use super::{AsFd, BorrowedFd, Kind, borrow};
 pub(crate) struct Socket(socket2::Socket);
 
 impl Socket {
-    /// socket(2), in the given mode; one system call where the kernel takes SOCK_NONBLOCK and SOCK_CLOEXEC.
+    /// socket(2), in the given mode; one system call where the kernel takes SOCK_NONBLOCK and
+    /// SOCK_CLOEXEC.
     pub(crate) fn new(kind: Kind, addr: &SocketAddr, nonblocking: bool) -> io::Result<Self> {
         let domain = Domain::for_address(*addr);
         let (r#type, protocol) = match kind {
@@ -51,16 +52,15 @@ impl Socket {
         self.0.set_reuse_address(true)
     }
 
-    #[cfg(all(
-        unix,
-        not(any(
-            target_os = "solaris",
-            target_os = "illumos",
-            target_os = "cygwin",
-            target_os = "nto"
-        ))
+    #[cfg(any(
+        target_os = "linux",
+        target_os = "android",
+        target_vendor = "apple",
+        target_os = "freebsd",
+        target_os = "dragonfly",
+        target_os = "netbsd",
+        target_os = "openbsd",
     ))]
-    #[allow(dead_code, reason = "some systems have the option and do not share")]
     pub(crate) fn set_reuse_port(&self) -> io::Result<()> {
         self.0.set_reuse_port(true)
     }
@@ -109,7 +109,8 @@ impl Socket {
     pub(crate) fn connect(&self, addr: &SocketAddr) -> io::Result<()> {
         match self.0.connect(&SockAddr::from(*addr)) {
             Err(error) if in_progress(&error) => Ok(()),
-            // connect(2): an interrupted connect goes on by itself, and a second call would be refused.
+            // connect(2): an interrupted connect goes on by itself, and a second call would be
+            // refused.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => wait_connected(&self.0),
             done => done,
         }
@@ -155,7 +156,8 @@ pub(crate) fn reset_at_close(fd: &impl AsFd) -> io::Result<()> {
     SockRef::from(fd).set_linger(Some(Duration::ZERO))
 }
 
-/// Is this a stream whose two ends are one socket? TCP makes one where a port dials itself (RFC 9293, 3.5).
+/// Is this a stream whose two ends are one socket? TCP makes one where a port dials itself (RFC
+/// 9293, 3.5).
 pub(crate) fn is_connected_to_itself(fd: &impl AsFd) -> io::Result<bool> {
     let socket = SockRef::from(fd);
     Ok(socket.local_addr()?.as_socket() == socket.peer_addr()?.as_socket())

@@ -43,7 +43,8 @@ pub(super) fn set_option<T: Copy>(
 pub(super) fn flag(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) -> io::Result<bool> {
     let mut value: libc::c_int = 0;
     let mut len = mem::size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the pointer and the length are those of `value`, into which the kernel writes at most `len` bytes.
+    // SAFETY: the pointer and the length are those of `value`, into which the kernel writes at most
+    // `len` bytes.
     let result = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
@@ -111,8 +112,8 @@ pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Binds to an address as nobody can who shares, tells which it was, and leaves it.
 ///
-/// For kernels on which a first member cannot be kept from joining. A process of the same user that binds in
-/// between is not noticed.
+/// For kernels on which a first member cannot be kept from joining. A process of the same user that
+/// binds in between is not noticed.
 #[allow(dead_code, reason = "for systems without a better proof")]
 pub(super) fn find_free(like: &Socket, kind: Kind, addr: &SocketAddr) -> io::Result<SocketAddr> {
     let question = Socket::new(kind, addr, false)?;
@@ -126,8 +127,8 @@ pub(super) fn find_free(like: &Socket, kind: Kind, addr: &SocketAddr) -> io::Res
 
 /// Makes room for `n` more descriptors at once.
 ///
-/// Linux doubles the table of a process with threads each time after a grace period of several milliseconds
-/// (kernel: expand_fdtable), so a group of 4,096 would wait seven times.
+/// Linux doubles the table of a process with threads each time after a grace period of several
+/// milliseconds (kernel: expand_fdtable), so a group of 4,096 would wait seven times.
 pub(crate) fn reserve(fd: BorrowedFd<'_>, n: usize) {
     /// The table starts with 64 places and then has 256, so a smaller group waits once at the most.
     const WORTH_IT: usize = 256;
@@ -159,7 +160,8 @@ pub(crate) fn zone(name: &str) -> io::Result<u32> {
     }
 }
 
-/// What an error of socket, setsockopt, bind or listen means for a user, where the system's words leave it open.
+/// What an error of socket, setsockopt, bind or listen means for a user, where the system's words
+/// leave it open.
 pub(crate) fn reason(error: &io::Error, addr: &SocketAddr) -> Option<&'static str> {
     let link_local =
         matches!(addr, SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0);

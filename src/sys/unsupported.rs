@@ -1,7 +1,8 @@
-//! Systems that cannot share a port: Windows, illumos, Solaris, WASI, and all that nobody has looked at.
+//! Systems that cannot share a port: Windows, illumos, Solaris, WASI, and all that nobody has
+//! looked at.
 //!
-//! Windows has only SO_REUSEADDR, by which another program takes the port over; it is never set. illumos has no
-//! such option. Solaris 11.4 has one, whose value no header here names.
+//! Windows has only SO_REUSEADDR, by which another program takes the port over; it is never set.
+//! illumos has no such option. Solaris 11.4 has one, whose value no header here names.
 
 use std::io;
 use std::net::SocketAddr;

@@ -134,14 +134,16 @@ fn on_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Runs `f` in a network namespace of its own, with only a loopback interface; None where that is not allowed.
+/// Runs `f` in a network namespace of its own, with only a loopback interface; None where that is
+/// not allowed.
 ///
 /// Threads and processes that `f` starts are in the namespace too.
 #[cfg(target_os = "linux")]
 pub fn in_namespace<T: Send>(what: &str, f: impl FnOnce() -> T + Send) -> Option<T> {
     use rustix::thread::{UnshareFlags, unshare_unsafe};
     on_thread(|| {
-        // SAFETY: only this thread's view of the network changes, and no flag touches memory or descriptors.
+        // SAFETY: only this thread's view of the network changes, and no flag touches memory or
+        // descriptors.
         if let Err(error) = unsafe { unshare_unsafe(UnshareFlags::NEWNET) } {
             skip(&format!(
                 "{what} (no network namespace of its own: {error})"

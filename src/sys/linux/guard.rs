@@ -1,8 +1,9 @@
 //! The program that makes a socket able only to found a group, never to join one.
 //!
-//! A socket that carries a classic BPF program before bind(2) gets EADDRINUSE wherever anybody holds the port,
-//! this user's own groups included (kernel: inet_bind_conflict, udp_lib_lport_inuse). Nothing can come between
-//! the question and the answer, and the port that the kernel chooses for port 0 is nobody else's.
+//! A socket that carries a classic BPF program before bind(2) gets EADDRINUSE wherever anybody
+//! holds the port, this user's own groups included (kernel: inet_bind_conflict,
+//! udp_lib_lport_inuse). Nothing can come between the question and the answer, and the port that
+//! the kernel chooses for port 0 is nobody else's.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -37,8 +38,8 @@ pub(super) fn attach(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// Takes the program off, so that the group is as any other; joining it never depended on that.
 pub(super) fn detach(fd: BorrowedFd<'_>) -> io::Result<()> {
     match set_option(fd, libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, &0i32) {
-        // ENOPROTOOPT: before 5.3 a program could not be taken off; it leaves everything to the hash anyway.
-        // ENOENT: a process of this user has joined already and taken it off.
+        // ENOPROTOOPT: before 5.3 a program could not be taken off; it leaves everything to the
+        // hash anyway. ENOENT: a process of this user has joined already and taken it off.
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::ENOENT)) => {
             Ok(())
         }

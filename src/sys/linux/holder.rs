@@ -1,7 +1,8 @@
 //! Who holds an address that the kernel refused, from the tables that every user may read.
 //!
-//! /proc/net/{tcp,tcp6,udp,udp6} name each socket's address, state and owner (proc_pid_net(5)). They do not
-//! say whether a socket shares; that is asked by binding beside it, at an address where nothing can arrive.
+//! /proc/net/{tcp,tcp6,udp,udp6} name each socket's address, state and owner (proc_pid_net(5)).
+//! They do not say whether a socket shares; that is asked by binding beside it, at an address where
+//! nothing can arrive.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -113,7 +114,8 @@ pub(crate) fn blame(
     asked: Asked,
     error: &io::Error,
 ) -> Option<Blame> {
-    // kernel: reuseport_grow refuses with ENOMEM, which listen(2) hands on, and bind(2) of UDP turns into EADDRINUSE.
+    // kernel: reuseport_grow refuses with ENOMEM, which listen(2) hands on, and bind(2) of UDP
+    // turns into EADDRINUSE.
     let in_use = error.kind() == io::ErrorKind::AddrInUse;
     if !in_use && error.raw_os_error() != Some(libc::ENOMEM) {
         return None;
@@ -189,8 +191,8 @@ pub(crate) fn blame(
     })
 }
 
-/// No listener is in the way, so it is what a listener left behind, a connection made from the port, or a
-/// socket that is bound and in no table.
+/// No listener is in the way, so it is what a listener left behind, a connection made from the
+/// port, or a socket that is bound and in no table.
 fn blame_connection(row: Option<&Row>) -> Blame {
     let why = match row.filter(|row| row.remote.port() != 0) {
         Some(Row {
@@ -218,8 +220,8 @@ fn shares(kind: Kind, held: &SocketAddr) -> bool {
         Ipv4Addr::new(192, 0, 2, 1),
         Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1),
     );
-    // Bound for a moment beside a wildcard, at an address where nothing arrives, or as the wildcard beside an
-    // address: so the question takes no datagram from anybody.
+    // Bound for a moment beside a wildcard, at an address where nothing arrives, or as the wildcard
+    // beside an address: so the question takes no datagram from anybody.
     let ip: IpAddr = match held.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => NOWHERE.0.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => NOWHERE.1.into(),

@@ -1,4 +1,5 @@
-//! Linux and Android: the kernel keeps a group per address and user, and spreads by a hash of the addresses.
+//! Linux and Android: the kernel keeps a group per address and user, and spreads by a hash of the
+//! addresses.
 
 mod guard;
 mod holder;
@@ -38,7 +39,8 @@ pub(crate) fn support() -> Support {
     }
 }
 
-/// SO_REUSEADDR on both sides lets a listener follow one that had only that, as std's and tokio's have.
+/// SO_REUSEADDR on both sides lets a listener follow one that had only that, as std's and tokio's
+/// have.
 ///
 /// Never on UDP: there any user could then bind the same port and take every datagram.
 pub(crate) fn restartable(socket: &Socket, kind: Kind) -> io::Result<()> {

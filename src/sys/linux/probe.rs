@@ -1,7 +1,8 @@
-//! What only the running kernel knows: asked once, with sockets that nothing can reach, and remembered.
+//! What only the running kernel knows: asked once, with sockets that nothing can reach, and
+//! remembered.
 //!
-//! WSL1 has no SO_REUSEPORT, gVisor takes programs and ignores them, kernels before 4.5 refuse them, and
-//! versions tell little, because distributions carry changes back.
+//! WSL1 has no SO_REUSEPORT, gVisor takes programs and ignores them, kernels before 4.5 refuse
+//! them, and versions tell little, because distributions carry changes back.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
