@@ -57,7 +57,9 @@ pub(crate) fn open<S: Socket>(
     // first.
     let mut members = Vec::with_capacity(n.min(1 << 15));
     for index in 0..n {
-        let purpose = if index == 0 && !options.join {
+        // A port of the kernel's choice is new in any case.
+        let found = index == 0 && (!options.join || opening.addr().port() == 0);
+        let purpose = if found {
             Purpose::Found
         } else {
             Purpose::Join(index, n)

@@ -157,8 +157,12 @@ impl<'a> Opening<'a> {
             only_v6: self.place.only_v6 == Some(true),
             new: matches!(purpose, Purpose::Found),
         };
-        let blame = sys::blame(self.kind, &addr, asked, &error);
+        let blame = match addr.port() {
+            0 => None,
+            _ => sys::blame(self.kind, &addr, asked, &error),
+        };
         let reason = match error.kind() {
+            io::ErrorKind::AddrInUse if addr.port() == 0 => Some("no port is free for it"),
             io::ErrorKind::AddrInUse if asked.new => Some("somebody holds it already"),
             io::ErrorKind::AddrInUse => Some("its holder does not share it with this user"),
             _ => sys::reason(&error, &addr),

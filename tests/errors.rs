@@ -244,6 +244,34 @@ fn what_is_in_no_table_is_explained() {
 }
 
 #[test]
+fn ports_that_have_run_out_are_explained() {
+    in_namespace("ports that have run out", || {
+        std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000").unwrap();
+        let held = (
+            Std::listen("127.0.0.1:0").unwrap(),
+            Std::listen_packet("127.0.0.1:0").unwrap(),
+        );
+        let sentence = |what: &str| {
+            format!(
+                "{what} 127.0.0.1:0: no port is free for it: Address already in use (os error 98)"
+            )
+        };
+        for options in [Options::new(), Options::new().join(true)] {
+            let error = options.listen::<Std>("127.0.0.1:0").unwrap_err();
+            assert_eq!(error.to_string(), sentence("cannot share"));
+            let error = options.listen_packet::<Std>("127.0.0.1:0").unwrap_err();
+            assert_eq!(error.to_string(), sentence("cannot share"));
+            // Not even a group that may join others lands in one by chance.
+            let error = options.group("127.0.0.1:0", 2).unwrap_err();
+            assert_eq!(error.to_string(), sentence("cannot open a new group on"));
+            let error = options.packet_group("127.0.0.1:0", 2).unwrap_err();
+            assert_eq!(error.to_string(), sentence("cannot open a new group on"));
+        }
+        drop(held);
+    });
+}
+
+#[test]
 fn another_user_is_named() {
     for uid in [1234, 0] {
         in_namespace("a port of another user", || {
