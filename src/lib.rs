@@ -45,5 +45,5 @@ pub use holder::Holder;
 pub use member::Member;
 pub use options::Options;
 pub use runtime::{Net, ReusePort};
-pub use socket::Socket;
+pub use socket::{Socket, local_addr};
 pub use support::{Support, support};

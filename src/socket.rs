@@ -1,8 +1,9 @@
 use std::fmt::Debug;
-use std::net::{TcpListener, UdpSocket};
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 
 use crate::ReusePort;
-use crate::sys::{AsFd, OwnedFd};
+use crate::sys::{self, AsFd, OwnedFd};
 
 /// The sockets that form groups: std's [`TcpListener`] and [`UdpSocket`]. Nothing else implements
 /// it.
@@ -13,7 +14,7 @@ pub trait Socket:
     type In<R: ReusePort>;
 
     #[doc(hidden)]
-    fn enter<R: ReusePort>(self) -> std::io::Result<Self::In<R>>;
+    fn enter<R: ReusePort>(self) -> io::Result<Self::In<R>>;
 }
 
 mod sealed {
@@ -46,7 +47,7 @@ mod sealed {
 impl Socket for TcpListener {
     type In<R: ReusePort> = R::TcpListener;
 
-    fn enter<R: ReusePort>(self) -> std::io::Result<R::TcpListener> {
+    fn enter<R: ReusePort>(self) -> io::Result<R::TcpListener> {
         R::tcp_listener(self)
     }
 }
@@ -54,7 +55,32 @@ impl Socket for TcpListener {
 impl Socket for UdpSocket {
     type In<R: ReusePort> = R::UdpSocket;
 
-    fn enter<R: ReusePort>(self) -> std::io::Result<R::UdpSocket> {
+    fn enter<R: ReusePort>(self) -> io::Result<R::UdpSocket> {
         R::udp_socket(self)
     }
+}
+
+/// The address that a listener, connection or UDP socket of any runtime is bound to.
+///
+/// For code that is generic over the runtime: every runtime's sockets have such a method, and no
+/// trait has it.
+///
+/// ```
+/// use reuseport::{Net, local_addr};
+///
+/// /// Listens on a free port, and says which.
+/// fn listen_anywhere<R: Net>() -> std::io::Result<(R::TcpListener, u16)> {
+///     let listener = R::listen("localhost:0")?;
+///     let port = local_addr(&listener)?.port();
+///     Ok((listener, port))
+/// }
+/// ```
+///
+/// # Errors
+///
+/// As getsockname(2), and [`InvalidInput`](io::ErrorKind::InvalidInput) for a socket that has no IP
+/// address.
+#[doc(alias = "getsockname")]
+pub fn local_addr(socket: &impl AsFd) -> io::Result<SocketAddr> {
+    sys::local_addr(socket)
 }

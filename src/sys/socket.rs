@@ -117,10 +117,7 @@ impl Socket {
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0
-            .local_addr()?
-            .as_socket()
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+        local_addr(&self.0)
     }
 
     pub(crate) fn into_listener(self) -> TcpListener {
@@ -149,6 +146,13 @@ impl Socket {
 /// Sets the blocking mode of a socket that came from elsewhere.
 pub(crate) fn set_nonblocking(fd: &impl AsFd, nonblocking: bool) -> io::Result<()> {
     SockRef::from(fd).set_nonblocking(nonblocking)
+}
+
+/// The address that a socket of any runtime is bound to.
+pub(crate) fn local_addr(fd: &impl AsFd) -> io::Result<SocketAddr> {
+    let addr = SockRef::from(fd).local_addr()?;
+    addr.as_socket()
+        .ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 /// Makes the close of a stream a reset, which leaves no TIME_WAIT behind to hold the port.

@@ -110,11 +110,7 @@ pub fn is_child(test: &str) -> bool {
 /// The address of any runtime's socket.
 #[cfg(unix)]
 pub fn addr_of(socket: &impl std::os::fd::AsFd) -> std::net::SocketAddr {
-    socket2::SockRef::from(socket)
-        .local_addr()
-        .unwrap()
-        .as_socket()
-        .unwrap()
+    reuseport::local_addr(socket).unwrap()
 }
 
 const SKIPPED: &str = "not checked: ";
