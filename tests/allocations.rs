@@ -12,9 +12,15 @@ use smol::Async;
 use util::Runtime;
 
 /// How many allocations one call makes, when a call before it has warmed everything up.
-fn allocations<T>(mut f: impl FnMut() -> T) -> u64 {
-    drop(f());
-    measure(|| drop(f())).count_total
+fn allocations<T>(f: impl Fn() -> T) -> u64 {
+    allocations_with(|| (), |()| f())
+}
+
+/// As `allocations`, without those of making the argument.
+fn allocations_with<S, T>(argument: impl Fn() -> S, f: impl Fn(S) -> T) -> u64 {
+    drop(f(argument()));
+    let argument = argument();
+    measure(|| drop(f(argument))).count_total
 }
 
 /// Addresses that two sockets hold, so that they stay whose they are.
@@ -25,15 +31,15 @@ fn held() -> (TcpListener, UdpSocket, SocketAddr, SocketAddr) {
     (tcp, udp, addrs.0, addrs.1)
 }
 
-/// A socket that the runtime's own constructor can take.
-fn nonblocking_listener(addr: SocketAddr) -> TcpListener {
-    let listener = Std::listen(addr).unwrap();
+/// What std itself opens, for the runtime's own constructor.
+fn nonblocking_listener() -> TcpListener {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     listener
 }
 
-fn nonblocking_udp(addr: SocketAddr) -> UdpSocket {
-    let socket = Std::listen_packet(addr).unwrap();
+fn nonblocking_udp() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     socket
 }
@@ -74,35 +80,35 @@ fn a_group_allocates_once() {
 
 #[test]
 fn tokio_allocates_what_from_std_does() {
+    use tokio::net::{TcpListener, UdpSocket};
     let (_tcp, _udp, tcp, udp) = held();
     Tokio::block_on(async {
         assert_eq!(
             allocations(|| Tokio::listen(tcp).unwrap()),
-            allocations(|| tokio::net::TcpListener::from_std(nonblocking_listener(tcp)).unwrap()),
+            allocations_with(nonblocking_listener, |l| TcpListener::from_std(l).unwrap()),
         );
         assert_eq!(
             allocations(|| Tokio::listen_packet(udp).unwrap()),
-            allocations(|| tokio::net::UdpSocket::from_std(nonblocking_udp(udp)).unwrap()),
+            allocations_with(nonblocking_udp, |s| UdpSocket::from_std(s).unwrap()),
         );
     });
 }
 
 #[test]
 fn smol_allocates_what_new_nonblocking_does() {
+    use smol::net::{TcpListener, UdpSocket};
     let (_tcp, _udp, tcp, udp) = held();
     Smol::block_on(async {
         assert_eq!(
             allocations(|| Smol::listen(tcp).unwrap()),
-            allocations(|| {
-                let listener = Async::new_nonblocking(nonblocking_listener(tcp)).unwrap();
-                smol::net::TcpListener::from(listener)
+            allocations_with(nonblocking_listener, |l| {
+                TcpListener::from(Async::new_nonblocking(l).unwrap())
             }),
         );
         assert_eq!(
             allocations(|| Smol::listen_packet(udp).unwrap()),
-            allocations(|| {
-                let socket = Async::new_nonblocking(nonblocking_udp(udp)).unwrap();
-                smol::net::UdpSocket::from(socket)
+            allocations_with(nonblocking_udp, |s| {
+                UdpSocket::from(Async::new_nonblocking(s).unwrap())
             }),
         );
     });
@@ -110,15 +116,16 @@ fn smol_allocates_what_new_nonblocking_does() {
 
 #[test]
 fn async_std_allocates_what_from_does() {
+    use async_std::net::{TcpListener, UdpSocket};
     let (_tcp, _udp, tcp, udp) = held();
     AsyncStd::block_on(async {
         assert_eq!(
             allocations(|| AsyncStd::listen(tcp).unwrap()),
-            allocations(|| async_std::net::TcpListener::from(nonblocking_listener(tcp))),
+            allocations_with(nonblocking_listener, TcpListener::from),
         );
         assert_eq!(
             allocations(|| AsyncStd::listen_packet(udp).unwrap()),
-            allocations(|| async_std::net::UdpSocket::from(nonblocking_udp(udp))),
+            allocations_with(nonblocking_udp, UdpSocket::from),
         );
     });
 }

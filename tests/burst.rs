@@ -1,4 +1,4 @@
-//! A burst of connections to a listener that accepts none: the default queue takes all of them at once.
+//! A burst of connections to a listener that accepts none: the default queue takes all at once.
 
 #![cfg(target_os = "linux")]
 
@@ -33,7 +33,7 @@ fn default_queue_takes_a_burst() {
         assert_eq!(Troubles::now().since(&before), Troubles::default());
     });
 
-    // The control: a queue as long as std's and tokio's does not take it, and the same counters say so.
+    // The control: a queue as long as std's and tokio's does not, and the same counters say so.
     util::in_namespace("a burst of connections to a short queue", || {
         let options = Options::new().backlog(128);
         let listener = options.listen::<Std>("127.0.0.1:0").unwrap();

@@ -178,7 +178,7 @@ fn udp<R: Runtime>(free: &str) {
     });
 }
 
-/// The same port of another loopback address: free, for the kernel gives it to nobody while this one is held.
+/// The same port of another loopback address, which the kernel gives to nobody while this is held.
 fn elsewhere(held: SocketAddr) -> SocketAddr {
     ([127, 0, 0, 2], held.port()).into()
 }
