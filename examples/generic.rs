@@ -2,26 +2,26 @@
 //!
 //! Or std, tokio, async-std; all four share the port. Another address is the second argument.
 
-use std::{env, io, pin::Pin, process::id, thread::spawn, time::Duration};
+use std::{env, io, pin::Pin, process, thread::spawn, time::Duration};
 
 use async_std::task;
-use reuseport::{AsyncStd, Net, ReusePort, Smol, Std, Tokio};
+use reuseport::{AsyncStd, Net, Smol, Std, Tokio, local_addr};
 use smol::block_on;
 
 type Job = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
 /// Knows nothing of the runtime but `R`, and how a job is started there.
 async fn serve<R: Net>(addr: &str, start: impl Fn(Job)) -> io::Result<()> {
-    // std's listener says its address, whichever runtime takes it then.
-    let listener = Std::listen(addr)?;
-    println!("process {} listens on {}", id(), listener.local_addr()?);
-    let listener = R::adopt(listener)?;
+    let listener = R::listen(addr)?;
+    let addr = local_addr(&listener)?;
+    println!("process {} listens on {addr}", process::id());
     loop {
         match R::accept(&listener).await {
             Ok((stream, _)) => start(Box::pin(answer::<R>(stream))),
             Err(error) => {
                 eprintln!("cannot take a connection: {error}");
-                std::thread::sleep(Duration::from_millis(10)); // a thread on which nothing else runs
+                // `R` has no clock, and nothing else runs on this thread.
+                std::thread::sleep(Duration::from_millis(10));
             }
         }
     }
@@ -35,7 +35,7 @@ async fn answer<R: Net>(mut stream: R::TcpStream) -> io::Result<()> {
             n => len += n,
         }
     }
-    let body = format!("process {}\n", id());
+    let body = format!("process {}\n", process::id());
     let head = format!("Content-Length: {}\r\nConnection: close", body.len());
     let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}");
     R::write_all(&mut stream, answer.as_bytes()).await
@@ -54,6 +54,6 @@ fn main() {
     };
     if let Err(error) = result {
         eprintln!("{error}");
-        std::process::exit(1);
+        process::exit(1);
     }
 }

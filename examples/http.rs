@@ -1,7 +1,7 @@
 //! An HTTP server to run in several terminals at once: `cargo run --example http`
 //!
-//! Every process serves a part of the connections, and says which one it is: `curl localhost:8881`. Another
-//! address: `cargo run --example http -- 127.0.0.1:8080`
+//! Every process serves a part of the connections, and says which one it is: `curl localhost:8881`.
+//! Another address: `cargo run --example http -- 127.0.0.1:8080`
 
 use std::{env, io, process};
 

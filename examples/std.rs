@@ -1,7 +1,7 @@
 //! A server on std's threads, to run in several terminals at once: `cargo run --example std`
 //!
-//! Every process serves a part of the connections, and says which one it is: `curl localhost:8881`. Another
-//! address: `cargo run --example std -- 127.0.0.1:8080`
+//! Every process serves a part of the connections, and says which one it is: `curl localhost:8881`.
+//! Another address: `cargo run --example std -- 127.0.0.1:8080`
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -31,7 +31,7 @@ fn serve() -> io::Result<()> {
                 }
             })
         });
-        // No error ends a listener; where descriptors or threads ran out, some are free a little later.
+        // No error ends a listener; where descriptors ran out, some are free a little later.
         if let Err(error) = started {
             eprintln!("cannot take a connection: {error}");
             thread::sleep(Duration::from_millis(10));

@@ -1,7 +1,8 @@
-//! A server whose listener systemd opens, or itself where nobody did: `cargo run --example systemd`
+//! A server whose listener systemd opens, or itself: `cargo run --example systemd`
 //!
-//! With systemd: `systemd-socket-activate -l 8881 target/debug/examples/systemd`, and `curl localhost:8881`. In a
-//! unit, `ReusePort=yes` lets the port be shared. Another address: `cargo run --example systemd -- 127.0.0.1:8080`
+//! With systemd: `systemd-socket-activate -l 8881 target/debug/examples/systemd`, and then
+//! `curl localhost:8881`. In a unit, `ReusePort=yes` lets the port be shared. Another address:
+//! `cargo run --example systemd -- 127.0.0.1:8080`
 
 use std::net::TcpListener;
 use std::{env, io, process};
@@ -11,7 +12,7 @@ use listenfd::ListenFd;
 use reuseport::{ReusePort, Tokio};
 
 fn main() {
-    // First of all: it takes variables out of the environment, which must not be done beside other threads.
+    // Before there are threads: it takes variables out of the environment.
     let inherited = ListenFd::from_env().take_tcp_listener(0);
     if let Err(error) = inherited.and_then(serve) {
         eprintln!("{error}");

@@ -1,7 +1,7 @@
 //! A server on tokio, to run in several terminals at once: `cargo run --example tokio`
 //!
-//! Every process serves a part of the connections, and says which one it is: `curl localhost:8881`. Another
-//! address: `cargo run --example tokio -- 127.0.0.1:8080`
+//! Every process serves a part of the connections, and says which one it is: `curl localhost:8881`.
+//! Another address: `cargo run --example tokio -- 127.0.0.1:8080`
 
 use std::time::Duration;
 use std::{env, io, process};

@@ -1,7 +1,8 @@
-//! A UDP echo server that says who answers, to run in several terminals at once: `cargo run --example udp`
+//! A UDP echo server that says who answers: `cargo run --example udp`
 //!
-//! Each process has a socket and a thread for every core, and one of them all gets what a client sends. Ask with
-//! `nc -u 127.0.0.1 8881`. Another address: `cargo run --example udp -- 127.0.0.1:8080`
+//! Each process, of which there can be several, has a socket and a thread for every core, and one
+//! of them all gets what a client sends. Ask with `nc -u 127.0.0.1 8881`. Another address:
+//! `cargo run --example udp -- 127.0.0.1:8080`
 
 use std::net::UdpSocket;
 use std::{env, io, process, thread};

@@ -1,0 +1,475 @@
+//! Runs every example as its users do: as processes, asked by clients that know no crate.
+
+#![cfg(unix)]
+
+mod util;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+use std::{env, fs, thread};
+
+use reuseport::support;
+use util::skip;
+
+/// The examples that are TCP servers, and what chooses a runtime.
+const SERVERS: [&[&str]; 10] = [
+    &["std"],
+    &["tokio"],
+    &["async_std"],
+    &["smol"],
+    &["generic", "std"],
+    &["generic", "tokio"],
+    &["generic", "async-std"],
+    &["generic", "smol"],
+    &["http"],
+    &["systemd"],
+];
+
+/// Nothing here takes a second; this is for machines that do something else besides.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running example, which does not outlive its test.
+struct Process {
+    child: Child,
+    stdout: Receiver<String>,
+    stderr: Receiver<String>,
+}
+
+impl Process {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        let stdout = lines(child.stdout.take().unwrap());
+        let stderr = lines(child.stderr.take().unwrap());
+        Self {
+            child,
+            stdout,
+            stderr,
+        }
+    }
+
+    fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it has ended, and returns what it said.
+    fn end(&mut self) -> (ExitStatus, String, String) {
+        let [stdout, stderr] = [&self.stdout, &self.stderr].map(|pipe| {
+            let text: Vec<_> = std::iter::from_fn(|| next(pipe)).collect();
+            text.join("\n")
+        });
+        (self.child.wait().unwrap(), stdout, stderr)
+    }
+
+    /// SIGKILL; its sockets are closed when this returns.
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both do nothing where it has ended, and was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            for line in &self.stderr {
+                eprintln!("process {}: {line}", self.id());
+            }
+        }
+    }
+}
+
+fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            // Reads on where nobody listens any more: a full pipe would stop the process.
+            let _ = sender.send(line);
+        }
+    });
+    receiver
+}
+
+/// The next line, or None at the end.
+fn next(lines: &Receiver<String>) -> Option<String> {
+    match lines.recv_timeout(PATIENCE) {
+        Ok(line) => Some(line),
+        Err(RecvTimeoutError::Disconnected) => None,
+        Err(RecvTimeoutError::Timeout) => panic!("no line in {PATIENCE:?}"),
+    }
+}
+
+/// The program of an example, which cargo builds beside the tests.
+fn program(name: &str) -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let dir = test.parent().and_then(Path::parent).unwrap();
+    let program = dir.join("examples").join(name);
+    assert!(
+        program.exists(),
+        "there is no {}: `cargo test` builds the examples, and `cargo test --test examples` does \
+         not; run `cargo build --examples` first",
+        program.display()
+    );
+    program
+}
+
+fn command(name: &str) -> Command {
+    let mut command = Command::new(program(name));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Starts an example, and waits until it says where it listens.
+fn serve(example: &[&str], addr: &str) -> (Process, SocketAddr) {
+    let (name, args) = example.split_first().unwrap();
+    announced(Process::start(command(name).args(args).arg(addr)))
+}
+
+fn announced(process: Process) -> (Process, SocketAddr) {
+    let Some(line) = next(&process.stdout) else {
+        panic!("process {} ended before it listened", process.id());
+    };
+    let addr = line
+        .strip_prefix(&format!("process {} listens on ", process.id()))
+        .and_then(|addr| addr.parse().ok())
+        .unwrap_or_else(|| panic!("{line:?} is no line about process {}", process.id()));
+    (process, addr)
+}
+
+/// The process that answers one connection.
+fn ask(addr: SocketAddr) -> u32 {
+    answer(begin(addr))
+}
+
+/// A connection on which half a request has been sent.
+fn begin(addr: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect_timeout(&addr, PATIENCE).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        .unwrap();
+    stream
+}
+
+/// Sends the rest of the request, and returns who answers it.
+fn answer(mut stream: TcpStream) -> u32 {
+    stream.write_all(b"Connection: close\r\n\r\n").unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let length = format!("content-length: {}", body.len());
+    assert!(
+        head.to_lowercase().lines().any(|line| line == length),
+        "{answer}"
+    );
+    pid(body)
+}
+
+/// The process that signs with `process 4711\n`.
+fn pid(body: &str) -> u32 {
+    body.strip_prefix("process ")
+        .and_then(|body| body.strip_suffix('\n')?.parse().ok())
+        .unwrap_or_else(|| panic!("{body:?} names no process"))
+}
+
+/// Asks until each of them has answered, which few connections do where the kernel spreads them.
+fn all_answer(addr: SocketAddr, processes: &[&Process]) {
+    let mut missing: BTreeSet<_> = processes.iter().map(|process| process.id()).collect();
+    for _ in 0..500 {
+        missing.remove(&ask(addr));
+        if missing.is_empty() {
+            return;
+        }
+    }
+    panic!("{missing:?} did not answer any of 500 connections to {addr}");
+}
+
+fn spreads(what: &str) -> bool {
+    let spreads = support().spreads;
+    if !spreads {
+        skip(&format!("{what} (this system does not spread connections)"));
+    }
+    spreads
+}
+
+#[test]
+fn each_is_tested_and_says_how_to_run_it() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let text = fs::read_to_string(&path).unwrap();
+        let first = text.lines().next().unwrap();
+        let command = format!(": `cargo run --example {name}");
+        assert!(
+            first.starts_with("//! ") && first.contains(&command),
+            "{name}: {first}"
+        );
+        found.insert(name);
+    }
+    let tested = SERVERS.iter().map(|example| example[0]).chain(["udp"]);
+    assert_eq!(found, tested.map(str::to_owned).collect());
+}
+
+#[test]
+fn two_processes_share_a_port() {
+    for example in SERVERS {
+        let (first, addr) = serve(example, "127.0.0.1:0");
+        // Clients that hang up at once, and in the middle of a request.
+        drop(TcpStream::connect(addr).unwrap());
+        drop(begin(addr));
+        // An answer to half a request would be lost when the rest finds the connection closed.
+        let mut stream = begin(addr);
+        let soon = Duration::from_millis(50);
+        stream.set_read_timeout(Some(soon)).unwrap();
+        let early = stream.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(early, Err(ErrorKind::WouldBlock), "{example:?}");
+        assert_eq!(answer(stream), first.id(), "{example:?}");
+
+        let (second, same) = serve(example, &addr.to_string());
+        assert_eq!(addr, same);
+        if spreads("that two processes of an example both answer") {
+            all_answer(addr, &[&first, &second]);
+        }
+    }
+}
+
+#[test]
+fn every_runtime_shares_with_every_other() {
+    let mut processes = Vec::new();
+    let mut addr = "127.0.0.1:0".to_owned();
+    for example in SERVERS {
+        let (process, at) = serve(example, &addr);
+        addr = at.to_string();
+        processes.push(process);
+    }
+    if spreads("that processes of all examples share a port") {
+        all_answer(addr.parse().unwrap(), &processes.iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_taken_port_is_one_readable_sentence() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let udp = (["udp"].as_slice(), udp.local_addr().unwrap(), udp);
+    let all = SERVERS.map(|example| (example, tcp.local_addr().unwrap()));
+    for (example, addr) in all.into_iter().chain([(udp.0, udp.1)]) {
+        let (name, args) = example.split_first().unwrap();
+        let command = &mut command(name);
+        let (status, stdout, stderr) =
+            Process::start(command.args(args).arg(addr.to_string())).end();
+        assert_eq!(status.code(), Some(1), "{example:?}: {stderr}");
+        assert_eq!(stdout, "", "{example:?}");
+        assert_eq!(stderr.lines().count(), 1, "{example:?}: {stderr}");
+        assert!(stderr.starts_with("cannot "), "{example:?}: {stderr}");
+        assert!(stderr.contains(&addr.to_string()), "{example:?}: {stderr}");
+        if cfg!(target_os = "linux") {
+            assert!(
+                stderr.contains("did not set SO_REUSEPORT"),
+                "{example:?}: {stderr}"
+            );
+        }
+    }
+}
+
+/// accept(2) fails with EMFILE as long as the clients are there, and the server is none the worse.
+#[test]
+fn servers_outlive_running_out_of_descriptors() {
+    // axum's own loop serves `http` and `systemd`.
+    for example in &SERVERS[..8] {
+        let program = program(example[0]);
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "ulimit -n 32; exec \"$0\" \"$@\""])
+            .arg(program)
+            .args(&example[1..])
+            .arg("127.0.0.1:0")
+            .stdin(Stdio::null());
+        let (process, addr) = announced(Process::start(&mut command));
+        let clients: Vec<_> = (0..40).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        let line = next(&process.stderr).expect("it runs on");
+        assert!(
+            line.starts_with("cannot take a connection: "),
+            "{example:?}: {line}"
+        );
+        drop(clients);
+        assert_eq!(ask(addr), process.id(), "{example:?}");
+    }
+}
+
+#[test]
+fn generic_refuses_an_unknown_runtime() {
+    let (status, _, stderr) = Process::start(command("generic").arg("go")).end();
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(stderr, "\"go\" is no runtime here");
+}
+
+#[test]
+fn systemd_takes_the_listener_that_is_there() {
+    // As systemd's does, it does not share its port, and so nobody else can have it.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" 127.0.0.1:1",
+        ])
+        .arg(program("systemd"))
+        .stdin(OwnedFd::from(listener));
+    let process = Process::start(&mut command);
+    // It has this process's copy of the listener, and would keep the port open.
+    drop(command);
+    let (mut process, at) = announced(process);
+    assert_eq!(addr, at);
+    for _ in 0..3 {
+        assert_eq!(ask(addr), process.id());
+    }
+    process.kill();
+    let error = TcpStream::connect(addr).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn udp_says_which_process_and_member_answered() {
+    let (first, addr) = serve(&["udp"], "127.0.0.1:0");
+    let (second, _) = serve(&["udp"], &addr.to_string());
+    let cores = thread::available_parallelism().unwrap().get();
+    let mut who = BTreeSet::new();
+    for client in 0..200 {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.connect(addr).unwrap();
+        let question = format!("hello from {client}");
+        socket.send(question.as_bytes()).unwrap();
+        let mut buf = [0; 100];
+        let len = socket.recv(&mut buf).unwrap();
+        let answer = std::str::from_utf8(&buf[..len]).unwrap();
+        let (name, echo) = answer.split_once(": ").unwrap();
+        assert_eq!(echo, question);
+        let (process, member) = name
+            .strip_prefix("process ")
+            .unwrap()
+            .split_once(" member ")
+            .unwrap();
+        who.insert((
+            process.parse::<u32>().unwrap(),
+            member.parse::<usize>().unwrap(),
+        ));
+    }
+    assert!(who.iter().all(|&(_, member)| member < cores), "{who:?}");
+    if spreads("that both processes of the udp example answer") {
+        let processes: BTreeSet<_> = who.iter().map(|&(process, _)| process).collect();
+        assert_eq!(processes, BTreeSet::from([first.id(), second.id()]));
+        // 200 clients and two processes: as many members as there are, or too many to be hit.
+        let least = if cores > 1 { 3 } else { 2 };
+        assert!(who.len() >= least, "{who:?}");
+    }
+}
+
+/// An HTTP client that opens a connection for each request.
+fn client() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .max_idle_connections(0)
+        .proxy(None)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .into()
+}
+
+/// Makes `n` requests from four threads, and counts which process answered how many.
+fn load(agent: &ureq::Agent, url: &str, n: usize) -> BTreeMap<u32, usize> {
+    let mut counts = BTreeMap::new();
+    thread::scope(|scope| {
+        let one = || -> Vec<u32> {
+            (0..n / 4)
+                .map(|i| {
+                    let answer = agent.get(url).call();
+                    let mut answer = answer.unwrap_or_else(|error| panic!("request {i}: {error}"));
+                    assert_eq!(answer.status(), 200);
+                    pid(&answer.body_mut().read_to_string().unwrap())
+                })
+                .collect()
+        };
+        for thread in [(); 4].map(|()| scope.spawn(one)) {
+            for pid in thread.join().unwrap() {
+                *counts.entry(pid).or_default() += 1;
+            }
+        }
+    });
+    assert_eq!(counts.values().sum::<usize>(), n);
+    counts
+}
+
+/// Each process answered, and on Linux, which spreads by a hash, at least a quarter of all.
+fn assert_spread(counts: &BTreeMap<u32, usize>, processes: &[&Process]) {
+    let all: usize = counts.values().sum();
+    let least = if cfg!(target_os = "linux") {
+        all / 4
+    } else {
+        1
+    };
+    let ids = processes.iter().map(|process| process.id());
+    assert!(
+        counts.keys().copied().eq(ids.collect::<BTreeSet<_>>()),
+        "{counts:?}"
+    );
+    assert!(counts.values().all(|&count| count >= least), "{counts:?}");
+}
+
+#[test]
+fn the_http_client_opens_a_connection_for_each_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    // Answers one request of each connection, and leaves it open for more.
+    thread::spawn(move || {
+        let mut open = Vec::new();
+        for mut stream in listener.incoming().take(10).map(Result::unwrap) {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.extend(byte);
+            }
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nprocess 1\n";
+            stream.write_all(answer.as_bytes()).unwrap();
+            open.push(stream);
+        }
+    });
+    let agent = client();
+    for _ in 0..10 {
+        let body = agent.get(&url).call().unwrap().body_mut().read_to_string();
+        assert_eq!(pid(&body.unwrap()), 1);
+    }
+}
+
+#[test]
+fn three_http_servers_share_the_load_and_one_is_killed() {
+    if !spreads("that three http servers share the load") {
+        return;
+    }
+    let (first, addr) = serve(&["http"], "127.0.0.1:0");
+    let (mut second, _) = serve(&["http"], &addr.to_string());
+    let (third, _) = serve(&["http"], &addr.to_string());
+    let (agent, url) = (client(), format!("http://{addr}/"));
+
+    assert_spread(&load(&agent, &url, 3_000), &[&first, &second, &third]);
+    // No request is under way: the queue of the one that goes is empty.
+    second.kill();
+    assert_spread(&load(&agent, &url, 1_000), &[&first, &third]);
+}
