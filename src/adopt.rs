@@ -1,5 +1,6 @@
 //! Looks at a descriptor from elsewhere before it is taken for a listener or a UDP socket.
 
+use std::io;
 use std::net::SocketAddr;
 
 use crate::sys::{self, Description, Family, Kind, OwnedFd};
@@ -48,7 +49,14 @@ impl Adopted {
 
 fn socket(fd: OwnedFd, kind: Kind) -> Result<Adopted, Error> {
     let description = sys::describe(sys::borrow(&fd)).map_err(|error| {
-        Error::system(cannot(&fd), error).why(Some("it is no socket, but a file or a pipe"))
+        let no_socket = sys::is_no_socket(&error);
+        let error = Error::system(cannot(&fd), error);
+        match no_socket {
+            true => error
+                .why(Some("it is no socket, but a file or a pipe"))
+                .with_kind(io::ErrorKind::InvalidInput),
+            false => error,
+        }
     })?;
     let addr = judge(&description, kind).map_err(|why| Error::invalid(cannot(&fd), why))?;
     sys::set_close_on_exec(sys::borrow(&fd))

@@ -74,6 +74,10 @@ impl<'a> Opening<'a> {
     }
 
     pub(crate) fn open(&self, purpose: Purpose, nonblocking: bool) -> Result<Socket, Error> {
+        // Before a socket is asked for, which such a system may refuse for other reasons.
+        if sys::GROUP_LIMIT == 0 {
+            return Err(self.refused(purpose, sys::cannot_share()));
+        }
         match Socket::new(self.kind, &self.place.addr, nonblocking) {
             Ok(socket) => self.set_up(socket, purpose),
             Err(error) if self.place.or_v4 && sys::is_no_ipv6(&error) => {

@@ -7,6 +7,7 @@ mod util;
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
 
 use reuseport::{Error, Family, Holder, Options, ReusePort, Std, ToAddr, Tokio};
 use socket2::{Domain, Socket, Type};
@@ -220,27 +221,48 @@ fn a_holder_that_does_not_share_is_named() {
     );
 }
 
+/// In a namespace of their own, where no other test has left anything on a port.
 #[test]
-fn what_is_in_no_table_is_explained() {
-    let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    bound
-        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
-        .unwrap();
-    let text = listen(false, addr_of(&bound)).unwrap_err().to_string();
-    assert!(
-        text.contains("a socket that is bound but not listening holds it, and does not share"),
-        "{text}"
-    );
+fn what_does_not_listen_is_explained() {
+    in_namespace("who holds a port on which nobody listens", || {
+        let text = |addr: SocketAddr| {
+            let error = listen(false, addr).unwrap_err();
+            assert_eq!(error.holder(), Some(Holder::NotSharing));
+            let text = error.to_string();
+            text.split(": ").nth(1).unwrap().to_owned()
+        };
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        bound
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
+        assert_eq!(
+            text(addr_of(&bound)),
+            "nobody listens on it, but a socket that is bound holds it and does not share"
+        );
 
-    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
-    let outgoing = TcpStream::connect(addr_of(&peer)).unwrap();
-    let error = listen(false, addr_of(&outgoing)).unwrap_err();
-    let sentence = format!(
-        "a connection with {} holds the port, and it does not share",
-        addr_of(&peer)
-    );
-    assert!(error.to_string().contains(&sentence), "{error}");
-    assert_eq!(error.holder(), Some(Holder::NotSharing));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = addr_of(&listener);
+        let outgoing = TcpStream::connect(peer).unwrap();
+        let local = addr_of(&outgoing);
+        assert_eq!(
+            text(local),
+            format!(
+                "nobody listens on it, but a connection with {peer}, or a socket that is bound, \
+                 holds it and does not share"
+            )
+        );
+        // Who ends the connection keeps its port for a while.
+        drop(outgoing);
+        drop(listener.accept().unwrap());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let words = format!(
+            "nobody listens on it, but a connection with {peer} that ended a moment ago, or a \
+             socket that is bound, holds it and does not share"
+        );
+        while text(local) != words {
+            assert!(Instant::now() < deadline, "{}", text(local));
+        }
+    });
 }
 
 #[test]

@@ -244,7 +244,7 @@ fn a_member_is_the_kernels_index() {
             steer_to(&sockets[1], index);
             let client = TcpStream::connect(tcp).unwrap();
             stop_blocking(&listeners);
-            let accepted = listeners.iter().position(|member| accept(member)).unwrap();
+            let accepted = listeners.iter().position(accept).unwrap();
             assert_eq!(accepted, index as usize, "{prefix}");
             drop(client);
 

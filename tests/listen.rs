@@ -25,7 +25,7 @@ fn listeners_share<R: Runtime>() {
 
         // With 64 connections a fair kernel leaves a listener without any once in 2^63 runs.
         let clients: Vec<_> = (0..64).map(|_| TcpStream::connect(addr).unwrap()).collect();
-        let queues = [&first, &second].map(|listener| queue(listener));
+        let queues = [&first, &second].map(queue);
         assert_eq!(queues.iter().sum::<u32>(), 64);
         for (listener, queue) in [&first, &second].into_iter().zip(queues) {
             assert!(queue > 0, "{}: {queues:?}", R::NAME);
@@ -175,7 +175,7 @@ fn every_form_of_an_address_is_taken() {
         0,
         0,
     )));
-    v6(bound(&&"[::1]:0"));
+    v6(bound("[::1]:0"));
 }
 
 /// One socket takes both families, whatever the machine's default says.

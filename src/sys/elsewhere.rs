@@ -24,6 +24,11 @@ pub(crate) fn is_no_ipv6(_: &io::Error) -> bool {
     false
 }
 
+/// Windows has another type for what is no socket.
+pub(crate) fn is_no_socket(_: &io::Error) -> bool {
+    false
+}
+
 pub(crate) fn is_unsupported(_: &io::Error) -> bool {
     false
 }

@@ -28,9 +28,12 @@ use std::net::SocketAddr;
 
 pub(crate) use fd::{AsFd, BorrowedFd, OwnedFd, borrow, number};
 pub(crate) use socket::{
-    Description, Family, Socket, describe, finish_connect, is_connected_to_itself, local_addr,
-    reset_at_close, set_nonblocking,
+    Description, Family, Socket, describe, is_connected_to_itself, local_addr, reset_at_close,
+    set_nonblocking,
 };
+
+#[cfg(feature = "std")]
+pub(crate) use socket::finish_connect;
 
 use crate::Holder;
 
@@ -38,11 +41,11 @@ cfg_if::cfg_if! {
     if #[cfg(unix)] {
         mod unix;
         use unix::{is_in_progress, is_listening, wait_writable};
-        pub(crate) use unix::{is_no_ipv6, is_unsupported, reason, reserve, set_close_on_exec, zone};
+        pub(crate) use unix::{is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, zone};
     } else {
         mod elsewhere;
         use elsewhere::{is_in_progress, is_listening, wait_writable};
-        pub(crate) use elsewhere::{is_no_ipv6, is_unsupported, reason, reserve, set_close_on_exec, zone};
+        pub(crate) use elsewhere::{is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, zone};
     }
 }
 
@@ -118,6 +121,11 @@ pub(crate) struct Blame {
 #[allow(dead_code, reason = "every system but a few can share")]
 fn unsupported(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, why)
+}
+
+/// What a system answers that has no such option.
+pub(crate) fn cannot_share() -> io::Error {
+    unsupported("this system cannot share a port")
 }
 
 /// Where nobody can be asked who holds an address.

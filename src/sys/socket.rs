@@ -168,6 +168,7 @@ pub(crate) fn is_connected_to_itself(fd: &impl AsFd) -> io::Result<bool> {
 }
 
 /// Waits, blocking, until a connect that is under way ends, and returns its outcome.
+#[cfg(feature = "std")]
 pub(crate) fn finish_connect(stream: &TcpStream) -> io::Result<()> {
     match stream.peer_addr() {
         Ok(_) => Ok(()),

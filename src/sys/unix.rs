@@ -99,6 +99,10 @@ pub(crate) fn is_no_ipv6(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
+pub(crate) fn is_no_socket(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOTSOCK)
+}
+
 /// Does the kernel not know an option, as WSL1 and old kernels say of SO_REUSEPORT?
 pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOPROTOOPT)

@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 
 pub(crate) use super::nobody_knows as blame;
-use super::{BorrowedFd, Kind, Socket, unsupported};
+use super::{BorrowedFd, Kind, Socket, cannot_share, unsupported};
 use crate::Support;
 
 pub(crate) const DUAL_STACK: bool = true;
@@ -30,7 +30,7 @@ pub(crate) fn restartable(_: &Socket, _: Kind) -> io::Result<()> {
 }
 
 pub(crate) fn share(_: &Socket) -> io::Result<()> {
-    Err(unsupported("this system cannot share a port"))
+    Err(cannot_share())
 }
 
 pub(crate) fn is_shared(_: BorrowedFd<'_>) -> io::Result<bool> {

@@ -117,9 +117,10 @@ const SKIPPED: &str = "not checked: ";
 
 /// Says in one line what was not checked, and why.
 pub fn skip(what: &str) {
-    // Not `println!`, which the harness keeps for itself.
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "{SKIPPED}{what}");
+    // Not `println!`, which the harness keeps for itself; in one piece, as other tests write too.
+    let line = format!("{SKIPPED}{what}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// Runs `f` on a thread of its own, and hands a panic on.

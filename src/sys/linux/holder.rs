@@ -191,25 +191,25 @@ pub(crate) fn blame(
     })
 }
 
-/// No listener is in the way, so it is what a listener left behind, a connection made from the
-/// port, or a socket that is bound and in no table.
+/// Nobody listens, so it is what a listener left behind, a connection made from the port, or a socket
+/// that is bound and in no table; which of them, nobody can tell.
 fn blame_connection(row: Option<&Row>) -> Blame {
-    let why = match row.filter(|row| row.remote.port() != 0) {
+    let what = match row.filter(|row| row.remote.port() != 0) {
         Some(Row {
             state: TIME_WAIT,
             remote,
             ..
-        }) => {
-            format!("a connection with {remote} that ended a moment ago still holds the port")
-        }
+        }) => format!(
+            "a connection with {remote} that ended a moment ago, or a socket that is bound,"
+        ),
         Some(Row { remote, .. }) => {
-            format!("a connection with {remote} holds the port, and it does not share")
+            format!("a connection with {remote}, or a socket that is bound,")
         }
-        None => "a socket that is bound but not listening holds it, and does not share".to_owned(),
+        None => "a socket that is bound".to_owned(),
     };
     Blame {
         holder: Holder::NotSharing,
-        why,
+        why: format!("nobody listens on it, but {what} holds it and does not share"),
     }
 }
 
