@@ -15,6 +15,11 @@
 //! - `release(&Socket)`: after bind and listen of a claimed socket, lets the next members in.
 //! - `bind_device(&Socket, &SocketAddr, &str)`: restricts a socket to one network interface.
 //! - `identity(BorrowedFd) -> Option<u64>`: tells two sockets from two descriptors of one socket.
+//! - `cpus() -> Vec<usize>`: the processors that this thread may use.
+//! - `pins_groups() -> bool`: does a group honour `pin`?
+//! - `pin(BorrowedFd, Option<usize>)`: gives a member what one processor handles.
+//! - `dispatch(BorrowedFd, &Dispatch)`: changes how the group of a member is dispatched.
+//! - `dispatch_reason(&io::Error) -> Option<&str>`: what a refusal of that means.
 //! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: whose fault an error of bind
 //!   or listen is.
 
@@ -32,7 +37,7 @@ pub(crate) use socket::{
     reset_at_close, set_nonblocking,
 };
 
-use crate::Holder;
+use crate::{Holder, Instruction};
 
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
@@ -77,8 +82,8 @@ cfg_if::cfg_if! {
 }
 
 pub(crate) use platform::{
-    DUAL_STACK, GROUP_LIMIT, bind_device, blame, claim, identity, is_shared, release, restartable,
-    share, support,
+    DUAL_STACK, GROUP_LIMIT, bind_device, blame, claim, cpus, dispatch, dispatch_reason, identity,
+    is_shared, pin, pins_groups, release, restartable, share, support,
 };
 
 /// The two protocols whose ports can be shared.
@@ -107,6 +112,15 @@ pub(crate) struct Asked {
     pub(crate) new: bool,
 }
 
+/// How the members of a group are chosen.
+#[derive(Debug)]
+#[allow(dead_code, reason = "only Linux can be told")]
+pub(crate) enum Dispatch<'a> {
+    Hash,
+    Program(Vec<Instruction>),
+    Ebpf(BorrowedFd<'a>),
+}
+
 /// The reason of a refusal, as a clause of the error's sentence.
 #[derive(Debug)]
 pub(crate) struct Blame {
@@ -118,6 +132,37 @@ pub(crate) struct Blame {
 #[allow(dead_code, reason = "every system but a few can share")]
 fn unsupported(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, why)
+}
+
+/// Where nobody can tell the kernel which member to choose.
+#[allow(dead_code, reason = "Linux can be told")]
+mod unsteered {
+    use super::{BorrowedFd, Dispatch, io, unsupported};
+
+    pub(crate) fn cpus() -> Vec<usize> {
+        Vec::new()
+    }
+
+    pub(crate) fn pins_groups() -> bool {
+        false
+    }
+
+    pub(crate) fn pin(_: BorrowedFd<'_>, _: Option<usize>) -> io::Result<()> {
+        Err(unsupported("this system chooses by itself"))
+    }
+
+    pub(crate) fn dispatch(_: BorrowedFd<'_>, dispatch: &Dispatch<'_>) -> io::Result<()> {
+        match dispatch {
+            Dispatch::Hash => Ok(()),
+            Dispatch::Program(_) | Dispatch::Ebpf(_) => {
+                Err(unsupported("this system chooses by itself"))
+            }
+        }
+    }
+
+    pub(crate) fn dispatch_reason(_: &io::Error) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Where nobody can be asked who holds an address.
