@@ -6,12 +6,13 @@ use crate::{Error, Member, Socket, Steering};
 
 /// Who stands where in the kernel's group, while its members work on threads of their own.
 ///
-/// When a member closes, the kernel puts the last one into its place (kernel: __reuseport_detach_sock), and
-/// nobody can ask it who stands where. So a group that is steered keeps this table, closes its members
-/// through it, and it steers what is left anew.
+/// When a member closes, the kernel puts the last one into its place (kernel:
+/// __reuseport_detach_sock), and nobody can ask it who stands where. So a group that is steered
+/// keeps this table, closes its members through it, and it steers what is left anew.
 ///
-/// It holds no descriptor: a duplicate would stay in the group after its owner closed it, and swallow its share
-/// of the connections. So every call is given a member that is still open, whichever.
+/// It holds no descriptor: a duplicate would stay in the group after its owner closed it, and
+/// swallow its share of the connections. So every call is given a member that is still open,
+/// whichever.
 ///
 /// ```
 /// # #[cfg(target_os = "linux")] {
@@ -65,8 +66,8 @@ impl Roster {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The member in each place of the kernel's group; empty where that is not known, because the group was
-    /// adopted or joined others.
+    /// The member in each place of the kernel's group; empty where that is not known, because the
+    /// group was adopted or joined others.
     #[must_use]
     pub fn places(&self) -> Vec<usize> {
         self.table().places.clone().unwrap_or_default()
@@ -85,13 +86,14 @@ impl Roster {
 
     /// Closes a member, and steers what is left.
     ///
-    /// `open` is any other member that is still open. What waits in the queue of the one that closes is lost.
-    /// Between its close and the new program the old one is in force, for some microseconds.
+    /// `open` is any other member that is still open. What waits in the queue of the one that
+    /// closes is lost. Between its close and the new program the old one is in force, for some
+    /// microseconds.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where no such member is in the group; the socket is
-    /// closed all the same. As [`Group::steer`](crate::Group::steer).
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where no such member is in the group; the
+    /// socket is closed all the same. As [`Group::steer`](crate::Group::steer).
     pub fn close(&self, member: usize, socket: impl AsFd, open: &impl AsFd) -> Result<(), Error> {
         // Under the lock, so that the table sees the members leave in the kernel's order.
         let mut table = self.table();

@@ -7,9 +7,9 @@ use crate::sys::{self, Dispatch, Kind, OwnedFd};
 /// How the kernel chooses the member of a group that gets a connection or a datagram.
 ///
 /// [`Options::steering`](crate::Options::steering) sets it for a group that is opened,
-/// [`Group::steer`](crate::Group::steer) and [`Roster::steer`](crate::Roster::steer) change it while
-/// connections come in; none is lost by that. On Linux no privilege is needed. Elsewhere everything but
-/// `Hash` is [`Unsupported`](std::io::ErrorKind::Unsupported), as it is for MPTCP.
+/// [`Group::steer`](crate::Group::steer) and [`Roster::steer`](crate::Roster::steer) change it
+/// while connections come in; none is lost by that. On Linux no privilege is needed. Elsewhere
+/// everything but `Hash` is [`Unsupported`](std::io::ErrorKind::Unsupported), as it is for MPTCP.
 ///
 /// Where a member that was chosen has left, the hash decides: nothing is refused.
 ///
@@ -30,22 +30,23 @@ pub enum Steering {
     /// The kernel's own choice, by a hash of both addresses and ports.
     #[default]
     Hash,
-    /// The member of the processor that handled the packet: member *i* has the *i*-th processor that this
-    /// thread may use when it is set, as `core_affinity::get_core_ids` numbers them.
+    /// The member of the processor that handled the packet: member *i* has the *i*-th processor
+    /// that this thread may use when it is set, as `core_affinity::get_core_ids` numbers them.
     ///
-    /// For workers that are pinned, each to its processor, so that a connection stays where its packets
-    /// arrive. It is worse than `Hash` where fewer processors handle packets than there are members, as with
-    /// a network card of one queue: then one member gets everything.
+    /// For workers that are pinned, each to its processor, so that a connection stays where its
+    /// packets arrive. It is worse than `Hash` where fewer processors handle packets than there are
+    /// members, as with a network card of one queue: then one member gets everything.
     ///
-    /// By `SO_INCOMING_CPU` on each member where the kernel honours that in groups (Linux 6.2, and earlier
-    /// where it was carried back), which needs no indices; else by a program.
+    /// By `SO_INCOMING_CPU` on each member where the kernel honours that in groups (Linux 6.2, and
+    /// earlier where it was carried back), which needs no indices; else by a program.
     Cpu,
-    /// Member *i* gets its share of the sum, and nothing for weight 0. A flow of datagrams stays with one
-    /// member.
+    /// Member *i* gets its share of the sum, and nothing for weight 0. A flow of datagrams stays
+    /// with one member.
     Weights(Vec<u32>),
     /// The number of a member stands in each datagram.
     ConnectionIds(ConnectionIds),
-    /// A classic BPF program of the caller's, 1 to 4,096 instructions, that returns an index of the group.
+    /// A classic BPF program of the caller's, 1 to 4,096 instructions, that returns an index of the
+    /// group.
     ///
     /// Offset 0 is the payload, and SKF_NET_OFF the IP header. A load past the end returns index 0.
     Program(Vec<Instruction>),
@@ -90,9 +91,9 @@ pub struct ConnectionIds {
 impl ConnectionIds {
     /// The first byte of the QUIC connection id that the server gave out.
     ///
-    /// It stands at byte 1 of a short header and behind the length of a long one (RFC 9000, section 17).
-    /// In Initial and 0-RTT packets the client may have chosen it, so they are left to the hash, which sends
-    /// all packets of one client's port to one member.
+    /// It stands at byte 1 of a short header and behind the length of a long one (RFC 9000, section
+    /// 17). In Initial and 0-RTT packets the client may have chosen it, so they are left to the
+    /// hash, which sends all packets of one client's port to one member.
     #[must_use]
     pub const fn quic() -> Self {
         Self {

@@ -157,7 +157,7 @@ mod kernels {
             let clients: Vec<_> = (0..64)
                 .map(|_| {
                     std::net::TcpStream::connect((
-                        addr.is_ipv4().then_some("127.0.0.1").unwrap_or("::1"),
+                        if addr.is_ipv4() { "127.0.0.1" } else { "::1" },
                         addr.port(),
                     ))
                     .unwrap()

@@ -188,7 +188,8 @@ fn udp_weight_on_one_member() {
     one_weight::<UdpSocket>();
 }
 
-/// The chi-square of counts against shares; below 1e-6 of chance beyond 35 for up to 5 degrees of freedom.
+/// The chi-square of counts against shares; below 1e-6 of chance beyond 35 for up to 5 degrees of
+/// freedom.
 fn chi_square(counts: &[usize], shares: &[u32]) -> f64 {
     let all: usize = counts.iter().sum();
     let sum: u32 = shares.iter().sum();
@@ -470,7 +471,8 @@ fn this_kernel_pins_members() {
     }
 }
 
-/// The table against the kernel: whoever leaves, in whatever order, a program finds each that is left.
+/// The table against the kernel: whoever leaves, in whatever order, a program finds each that is
+/// left.
 #[test]
 fn the_table_is_the_kernels() {
     for seed in 0..20u64 {
@@ -597,7 +599,7 @@ fn what_does_not_fit_is_a_sentence() {
             text.starts_with("cannot steer the group on 127.0.0.1:"),
             "{text}"
         );
-        text.splitn(3, ": ").nth(1).unwrap().to_owned()
+        text.split(": ").nth(1).unwrap().to_owned()
     };
     assert_eq!(
         refused(Steering::Weights(vec![1, 2])),

@@ -82,7 +82,7 @@ pub(crate) fn cpus() -> Vec<usize> {
     let result = unsafe { libc::sched_getaffinity(0, mem::size_of_val(&set), &mut set) };
     match check(result) {
         // SAFETY: `set` is initialized, and the numbers are below its size.
-        Ok(_) => (0..libc::CPU_SETSIZE as usize)
+        Ok(_) => (0..8 * mem::size_of_val(&set))
             .filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
             .collect(),
         // A machine with more processors than the set has places.
@@ -115,7 +115,8 @@ pub(crate) fn pins_groups() -> bool {
     *ANSWER.get_or_init(|| probe().unwrap_or(false))
 }
 
-/// Of two UDP sockets on one port, one is pinned to the processor of each datagram: it gets all or half.
+/// Of two UDP sockets on one port, one is pinned to the processor of each datagram: it gets all or
+/// half.
 fn probe() -> io::Result<bool> {
     /// The hash sends so many to one of two by chance once in 2^32.
     const ENOUGH: usize = 32;
