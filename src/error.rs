@@ -124,13 +124,9 @@ impl fmt::Display for Error {
 }
 
 impl fmt::Debug for Error {
+    /// The sentence, so that `unwrap` and `fn main() -> Result<(), Error>` print it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error")
-            .field("kind", &self.0.kind)
-            .field("addr", &self.0.addr)
-            .field("holder", &self.0.holder)
-            .field("message", &self.to_string())
-            .finish()
+        fmt::Display::fmt(self, f)
     }
 }
 

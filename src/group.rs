@@ -4,7 +4,7 @@ use std::{slice, vec};
 
 use crate::opening::{Opening, Purpose};
 use crate::sys::{self, OwnedFd};
-use crate::{Error, Member, Options, Socket, ToAddr, adopt};
+use crate::{Error, Member, Options, Roster, Socket, Steering, ToAddr, adopt};
 
 /// Sockets on one port that were opened together, before any of them serves.
 ///
@@ -30,6 +30,7 @@ use crate::{Error, Member, Options, Socket, ToAddr, adopt};
 pub struct Group<S> {
     addr: SocketAddr,
     members: Vec<Member<S>>,
+    roster: Roster,
 }
 
 pub(crate) fn open<S: Socket>(
@@ -71,13 +72,23 @@ pub(crate) fn open<S: Socket>(
         }
         members.push(Member::new(S::from_socket(socket), index));
     }
-    Ok(Group {
-        addr: opening.addr(),
-        members,
-    })
+    let group = Group::new(opening.addr(), members, !options.join);
+    if !matches!(options.steering, Steering::Hash) {
+        group.steer(&options.steering)?;
+    }
+    Ok(group)
 }
 
 impl<S: Socket> Group<S> {
+    fn new(addr: SocketAddr, members: Vec<Member<S>>, places_known: bool) -> Self {
+        let roster = Roster::new::<S>(addr, members.len(), places_known);
+        Self {
+            addr,
+            members,
+            roster,
+        }
+    }
+
     /// Takes sockets that were opened elsewhere, by systemd or the process before this one, for a
     /// group.
     ///
@@ -120,7 +131,7 @@ impl<S: Socket> Group<S> {
             members.push(Member::new(adopted.fd.into(), index));
         }
         match group_addr {
-            Some(addr) => Ok(Self { addr, members }),
+            Some(addr) => Ok(Self::new(addr, members, false)),
             None => Err(Error::invalid(
                 "cannot adopt a group",
                 "there is no descriptor",
@@ -144,6 +155,26 @@ impl<S: Socket> Group<S> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    /// Changes how the kernel chooses the member, at once and without loss.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where the steering does not fit the
+    /// group: weights for another number of members, a program of no or more than 4,096
+    /// instructions or one that the kernel refuses, connection ids of TCP, and what needs indices
+    /// where the group was adopted or joined others.
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported) where the system or the protocol cannot be
+    /// steered.
+    pub fn steer(&self, steering: &Steering) -> Result<(), Error> {
+        self.roster.steer_all(&self.members, steering)
+    }
+
+    /// The table by which the group is steered when its members have gone to their threads.
+    #[must_use]
+    pub fn roster(&self) -> Roster {
+        self.roster.clone()
     }
 
     /// The members, by index.

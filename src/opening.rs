@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use crate::addr::Place;
 use crate::sys::{self, Asked, Kind, Socket};
-use crate::{Error, Options, ToAddr};
+use crate::{Error, Options, Steering, ToAddr};
 
 /// What is the same for every socket on one address.
 #[derive(Debug)]
@@ -47,6 +47,16 @@ impl<'a> Opening<'a> {
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.place.addr
+    }
+
+    /// A socket that joins others must not replace the program of their group.
+    pub(crate) fn check_unsteered(&self) -> Result<(), Error> {
+        if matches!(self.options.steering, Steering::Hash) {
+            return Ok(());
+        }
+        let addr = self.place.addr;
+        let why = "Options::steering is for groups (Options::group)";
+        Err(Error::invalid(format!("cannot steer {addr}"), why).at(addr))
     }
 
     /// The same, on the address that its first socket got.
@@ -152,7 +162,7 @@ impl<'a> Opening<'a> {
     fn refused(&self, purpose: Purpose, error: io::Error) -> Error {
         let addr = self.place.addr;
         let what = match purpose {
-            Purpose::Share => format!("cannot share {addr}"),
+            Purpose::Share | Purpose::Join(0, _) => format!("cannot share {addr}"),
             Purpose::Found => format!("cannot open a new group on {addr}"),
             Purpose::Join(index, n) => format!("cannot open member {} of {n} on {addr}", index + 1),
             Purpose::Dial => format!("cannot dial from {addr}"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::addr::sealed::ToAddr as _;
 use crate::opening::{Opening, Purpose};
 use crate::sys::{BorrowedFd, Kind};
-use crate::{Error, Family, Group, Net, ReusePort, ToAddr, dial, group};
+use crate::{Error, Family, Group, Net, ReusePort, Steering, ToAddr, dial, group};
 
 /// How to open sockets that share a port.
 ///
@@ -30,6 +30,7 @@ pub struct Options {
     pub(crate) family: Family,
     pub(crate) device: Option<String>,
     pub(crate) join: bool,
+    pub(crate) steering: Steering,
     pub(crate) before_bind: Option<Hook>,
 }
 
@@ -43,6 +44,7 @@ impl Options {
             family: Family::Any,
             device: None,
             join: false,
+            steering: Steering::Hash,
             before_bind: None,
         }
     }
@@ -88,6 +90,20 @@ impl Options {
         self
     }
 
+    /// How the kernel chooses a [group](Self::group)'s member. The default is its own hash.
+    ///
+    /// Only a group can be steered: the listeners of many processes would each replace the
+    /// others' program.
+    #[doc(alias(
+        "SO_ATTACH_REUSEPORT_CBPF",
+        "SO_ATTACH_REUSEPORT_EBPF",
+        "SO_INCOMING_CPU"
+    ))]
+    pub fn steering(mut self, steering: Steering) -> Self {
+        self.steering = steering;
+        self
+    }
+
     /// Calls `f` with each new socket, after the crate has set its own options and before bind.
     ///
     /// For what the crate has no word for: `IP_TRANSPARENT`, `SO_RCVBUF`, `IP_LOCAL_PORT_RANGE` and
@@ -130,6 +146,7 @@ impl Options {
     #[doc(alias("SO_REUSEPORT", "SO_REUSEPORT_LB", "Listen", "bind"))]
     pub fn listen<R: ReusePort>(&self, addr: impl ToAddr) -> Result<R::TcpListener, Error> {
         let opening = Opening::new(self, Kind::Tcp, addr)?;
+        opening.check_unsteered()?;
         let socket = opening.open(Purpose::Share, R::NONBLOCKING)?;
         R::tcp_listener(socket.into_listener()).map_err(not_taken)
     }
@@ -150,6 +167,7 @@ impl Options {
     #[doc(alias("SO_REUSEPORT", "SO_REUSEPORT_LB", "ListenPacket", "bind"))]
     pub fn listen_packet<R: ReusePort>(&self, addr: impl ToAddr) -> Result<R::UdpSocket, Error> {
         let opening = Opening::new(self, Kind::Udp, addr)?;
+        opening.check_unsteered()?;
         let socket = opening.open(Purpose::Share, R::NONBLOCKING)?;
         R::udp_socket(socket.into_udp()).map_err(not_taken)
     }
@@ -255,6 +273,7 @@ impl fmt::Debug for Options {
             .field("family", &self.family)
             .field("device", &self.device)
             .field("join", &self.join)
+            .field("steering", &self.steering)
             .field("before_bind", &self.before_bind.as_ref().map(|_| ..))
             .finish()
     }

@@ -379,10 +379,7 @@ fn an_error_is_an_io_error_of_the_same_kind_and_text() {
     assert_eq!(error.addr(), None);
     assert_eq!(error.holder(), None);
     let text = error.to_string();
-    assert!(
-        format!("{error:?}").contains(&format!("{text:?}")),
-        "{error:?}"
-    );
+    assert_eq!(format!("{error:?}"), text);
     let io = open().unwrap_err();
     assert_eq!((io.kind(), io.to_string()), (ErrorKind::InvalidInput, text));
     assert!(io.get_ref().unwrap().is::<Error>());

@@ -13,44 +13,7 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 
 use reuseport::{Family, Holder, Options, ReusePort, Std, support};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
-};
-use util::{addr_of, has_option};
-
-/// From here on this thread's `call` answers `errno` where all the arguments are these; 0 is
-/// success.
-fn answer(call: libc::c_long, arguments: &[(u8, libc::c_int)], errno: libc::c_int) {
-    let conditions = arguments
-        .iter()
-        .map(|&(index, value)| {
-            SeccompCondition::new(
-                index,
-                SeccompCmpArgLen::Dword,
-                SeccompCmpOp::Eq,
-                value as u64,
-            )
-            .unwrap()
-        })
-        .collect();
-    let filter = SeccompFilter::new(
-        [(call, vec![SeccompRule::new(conditions).unwrap()])].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno as u32),
-        std::env::consts::ARCH.try_into().unwrap(),
-    )
-    .unwrap();
-    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
-}
-
-fn answer_option(option: libc::c_int, errno: libc::c_int) {
-    answer(
-        libc::SYS_setsockopt,
-        &[(1, libc::SOL_SOCKET), (2, option)],
-        errno,
-    );
-}
+use util::{addr_of, answer, answer_option, has_option};
 
 /// Makes a test of a function, which runs in a process of its own.
 macro_rules! in_a_process_each {

@@ -15,6 +15,11 @@
 //! - `release(&Socket)`: after bind and listen of a claimed socket, lets the next members in.
 //! - `bind_device(&Socket, &SocketAddr, &str)`: restricts a socket to one network interface.
 //! - `identity(BorrowedFd) -> Option<u64>`: tells two sockets from two descriptors of one socket.
+//! - `cpus() -> Vec<usize>`: the processors that this thread may use.
+//! - `pins_groups() -> bool`: does a group honour `pin`?
+//! - `pin(BorrowedFd, Option<usize>)`: gives a member what one processor handles.
+//! - `dispatch(BorrowedFd, &Dispatch)`: changes how the group of a member is dispatched.
+//! - `dispatch_reason(&io::Error) -> Option<&str>`: what a refusal of that means.
 //! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: whose fault an error of bind
 //!   or listen is.
 
@@ -22,6 +27,7 @@
 
 mod fd;
 mod socket;
+mod unsteered;
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,7 +41,7 @@ pub(crate) use socket::{
 #[cfg(feature = "std")]
 pub(crate) use socket::finish_connect;
 
-use crate::Holder;
+use crate::{Holder, Instruction};
 
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
@@ -80,8 +86,8 @@ cfg_if::cfg_if! {
 }
 
 pub(crate) use platform::{
-    DUAL_STACK, GROUP_LIMIT, bind_device, blame, claim, identity, is_shared, release, restartable,
-    share, support,
+    DUAL_STACK, GROUP_LIMIT, bind_device, blame, claim, cpus, dispatch, dispatch_reason, identity,
+    is_shared, pin, pins_groups, release, restartable, share, support,
 };
 
 /// The two protocols whose ports can be shared.
@@ -108,6 +114,15 @@ pub(crate) struct Asked {
     pub(crate) only_v6: bool,
     /// Was it the first member of a group that must be new?
     pub(crate) new: bool,
+}
+
+/// How the members of a group are chosen.
+#[derive(Debug)]
+#[allow(dead_code, reason = "only Linux can be told")]
+pub(crate) enum Dispatch<'a> {
+    Hash,
+    Program(Vec<Instruction>),
+    Ebpf(BorrowedFd<'a>),
 }
 
 /// The reason of a refusal, as a clause of the error's sentence.

@@ -10,7 +10,7 @@ use std::ptr;
 use super::{Kind, Socket};
 
 /// Turns the -1 of a system call into the error that it left in errno.
-fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+pub(super) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 {
         Err(io::Error::last_os_error())
     } else {

@@ -191,6 +191,12 @@ pub fn as_user<T: Send>(uid: u32, what: &str, f: impl FnOnce() -> T + Send) -> O
 /// Asks a socket for an option, as only another program would.
 #[cfg(unix)]
 pub fn has_option(fd: &impl std::os::fd::AsFd, level: i32, name: i32) -> bool {
+    int_option(fd, level, name) != 0
+}
+
+/// The value of an option that is an int.
+#[cfg(unix)]
+pub fn int_option(fd: &impl std::os::fd::AsFd, level: i32, name: i32) -> i32 {
     use std::os::fd::AsRawFd;
     let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
@@ -205,11 +211,57 @@ pub fn has_option(fd: &impl std::os::fd::AsFd, level: i32, name: i32) -> bool {
         )
     };
     assert_eq!(result, 0, "getsockopt: {}", std::io::Error::last_os_error());
-    value != 0
+    value
 }
 
 /// How many descriptors this process has.
 #[cfg(target_os = "linux")]
 pub fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// From here on this thread's `call` answers `errno` where all the arguments are these; 0 is
+/// success.
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+pub fn answer(call: libc::c_long, arguments: &[(u8, libc::c_int)], errno: libc::c_int) {
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule,
+    };
+    let conditions = arguments
+        .iter()
+        .map(|&(index, value)| {
+            SeccompCondition::new(
+                index,
+                SeccompCmpArgLen::Dword,
+                SeccompCmpOp::Eq,
+                value as u64,
+            )
+            .unwrap()
+        })
+        .collect();
+    let filter = SeccompFilter::new(
+        [(call, vec![SeccompRule::new(conditions).unwrap()])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno as u32),
+        std::env::consts::ARCH.try_into().unwrap(),
+    )
+    .unwrap();
+    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+}
+
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+/// The same for setsockopt(2) of an option of SOL_SOCKET.
+pub fn answer_option(option: libc::c_int, errno: libc::c_int) {
+    answer(
+        libc::SYS_setsockopt,
+        &[(1, libc::SOL_SOCKET), (2, option)],
+        errno,
+    );
 }

@@ -8,41 +8,22 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use crate::sys::unix::set_option;
-
-/// BPF_RET | BPF_K, which libc has for Linux and not for Android.
-const RET: u16 = 0x06;
+use super::steer;
+use crate::Instruction;
 
 /// `ret #-1`: no member has this index, so the kernel's hash decides as it would without a program.
-const TO_THE_HASH: libc::sock_filter = libc::sock_filter {
-    code: RET,
+pub(super) const TO_THE_HASH: Instruction = Instruction {
+    code: 0x06,
     jt: 0,
     jf: 0,
     k: u32::MAX,
 };
 
 pub(super) fn attach(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let mut program = [TO_THE_HASH];
-    let program = libc::sock_fprog {
-        len: 1,
-        filter: program.as_mut_ptr(),
-    };
-    set_option(
-        fd,
-        libc::SOL_SOCKET,
-        libc::SO_ATTACH_REUSEPORT_CBPF,
-        &program,
-    )
+    steer::attach(fd, &[TO_THE_HASH])
 }
 
 /// Takes the program off, so that the group is as any other; joining it never depended on that.
 pub(super) fn detach(fd: BorrowedFd<'_>) -> io::Result<()> {
-    match set_option(fd, libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, &0i32) {
-        // ENOPROTOOPT: before 5.3 a program could not be taken off; it leaves everything to the
-        // hash anyway. ENOENT: a process of this user has joined already and taken it off.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::ENOENT)) => {
-            Ok(())
-        }
-        done => done,
-    }
+    steer::detach(fd)
 }

@@ -4,12 +4,14 @@
 mod guard;
 mod holder;
 mod probe;
+mod steer;
 
 use std::io;
 use std::net::SocketAddr;
 
 pub(crate) use holder::blame;
 use probe::Proof;
+pub(crate) use steer::{cpus, dispatch, dispatch_reason, pin, pins_groups};
 
 use super::unix::{find_free, flag, inode};
 use super::{BorrowedFd, Kind, Socket, unsupported};

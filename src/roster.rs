@@ -1,0 +1,215 @@
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::sys::{self, AsFd, BorrowedFd, Dispatch, Kind};
+use crate::{Error, Member, Socket, Steering};
+
+/// Who stands where in the kernel's group, while its members work on threads of their own.
+///
+/// When a member closes, the kernel puts the last one into its place (kernel:
+/// __reuseport_detach_sock), and nobody can ask it who stands where. So a group that is steered
+/// keeps this table, closes its members through it, and it steers what is left anew.
+///
+/// It holds no descriptor: a duplicate would stay in the group after its owner closed it, and
+/// swallow its share of the connections. So every call is given a member that is still open,
+/// whichever.
+///
+/// ```
+/// # #[cfg(target_os = "linux")] {
+/// use reuseport::{Options, Std, Steering};
+///
+/// let weights = Steering::Weights(vec![1, 1, 2]);
+/// let group = Options::new().steering(weights).group("localhost:0", 3)?;
+/// let roster = group.roster();
+/// let mut listeners = Vec::new();
+/// for member in group {
+///     listeners.push(member.attach::<Std>()?);
+/// }
+///
+/// let first = listeners.remove(0);
+/// roster.close(0, first, &listeners[0])?;
+/// // The kernel has the third member in the place of the first.
+/// assert_eq!(roster.places(), [2, 1]);
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Roster(Arc<Mutex<Table>>);
+
+#[derive(Debug)]
+struct Table {
+    kind: Kind,
+    addr: SocketAddr,
+    /// How many members there were at first.
+    members: usize,
+    /// The member in each place. None: joined or adopted, so that nobody knows.
+    places: Option<Vec<usize>>,
+    steering: Steering,
+    /// Has SO_INCOMING_CPU been set on the members, where only their owners can take it back?
+    pinned: bool,
+}
+
+impl Roster {
+    pub(crate) fn new<S: Socket>(addr: SocketAddr, members: usize, known: bool) -> Self {
+        Self(Arc::new(Mutex::new(Table {
+            kind: S::KIND,
+            addr,
+            members,
+            places: known.then(|| (0..members).collect()),
+            steering: Steering::Hash,
+            pinned: false,
+        })))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Whoever panicked did so before the table changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The member in each place of the kernel's group; empty where that is not known, because the
+    /// group was adopted or joined others.
+    #[must_use]
+    pub fn places(&self) -> Vec<usize> {
+        self.table().places.clone().unwrap_or_default()
+    }
+
+    /// Changes how the kernel chooses among the members that are left.
+    ///
+    /// `open` is any member that is still open. Here `Cpu` is always a program.
+    ///
+    /// # Errors
+    ///
+    /// As [`Group::steer`](crate::Group::steer).
+    pub fn steer(&self, open: &impl AsFd, steering: &Steering) -> Result<(), Error> {
+        self.table().steer(sys::borrow(open), steering)
+    }
+
+    /// Closes a member, and steers what is left.
+    ///
+    /// `open` is any other member that is still open. What waits in the queue of the one that
+    /// closes is lost. Between its close and the new program the old one is in force, for some
+    /// microseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where no such member is in the group; the
+    /// socket is closed all the same. As [`Group::steer`](crate::Group::steer).
+    pub fn close(&self, member: usize, socket: impl AsFd, open: &impl AsFd) -> Result<(), Error> {
+        // Under the lock, so that the table sees the members leave in the kernel's order.
+        let mut table = self.table();
+        drop(socket);
+        table.close(member, sys::borrow(open))
+    }
+
+    /// Steers a group that is whole, of which every descriptor is at hand.
+    pub(crate) fn steer_all<S: Socket>(
+        &self,
+        members: &[Member<S>],
+        steering: &Steering,
+    ) -> Result<(), Error> {
+        self.table().steer_all(members, steering)
+    }
+}
+
+impl Table {
+    fn cannot(&self) -> String {
+        format!("cannot steer the group on {}", self.addr)
+    }
+
+    fn invalid(&self, why: impl Into<String>) -> Error {
+        Error::invalid(self.cannot(), why.into()).at(self.addr)
+    }
+
+    fn check(&self, steering: &Steering) -> Result<(), Error> {
+        if steering.needs_places() && self.places.is_none() {
+            return Err(self.invalid(
+                "it was adopted or joined others, so that nobody knows its members' places",
+            ));
+        }
+        steering
+            .check(self.kind, self.members)
+            .map_err(|why| self.invalid(why))
+    }
+
+    fn steer(&mut self, via: BorrowedFd<'_>, steering: &Steering) -> Result<(), Error> {
+        self.check(steering)?;
+        self.attach(via, steering)?;
+        self.steering = steering.clone();
+        Ok(())
+    }
+
+    fn attach(&self, via: BorrowedFd<'_>, steering: &Steering) -> Result<(), Error> {
+        let places = self.places.as_deref().unwrap_or_default();
+        // Members that are pinned stay so when no program is over them; equal weights hide that.
+        let equal = Steering::Weights(vec![1; self.members]);
+        let steering = match steering {
+            Steering::Hash if self.pinned => &equal,
+            steering => steering,
+        };
+        let dispatch = steering
+            .dispatch(self.kind, places)
+            .map_err(|why| self.invalid(why))?;
+        sys::dispatch(via, &dispatch).map_err(|error| self.refused(error))
+    }
+
+    fn refused(&self, error: std::io::Error) -> Error {
+        let why = sys::dispatch_reason(&error);
+        Error::system(self.cannot(), error).at(self.addr).why(why)
+    }
+
+    fn steer_all<S: Socket>(
+        &mut self,
+        members: &[Member<S>],
+        steering: &Steering,
+    ) -> Result<(), Error> {
+        let Some(first) = members.first() else {
+            return Ok(());
+        };
+        self.check(steering)?;
+        if matches!(steering, Steering::Cpu) && sys::pins_groups() {
+            let cpus = sys::cpus();
+            self.pin(members, |index| {
+                cpus.get(index % cpus.len().max(1)).copied()
+            })?;
+            self.pinned = true;
+            sys::dispatch(sys::borrow(first), &Dispatch::Hash)
+                .map_err(|error| self.refused(error))?;
+        } else {
+            // Over the pins, as long as they are there.
+            self.attach(sys::borrow(first), steering)?;
+            if self.pinned {
+                self.pin(members, |_| None)?;
+                self.pinned = false;
+                self.attach(sys::borrow(first), steering)?;
+            }
+        }
+        self.steering = steering.clone();
+        Ok(())
+    }
+
+    fn pin<S: Socket>(
+        &self,
+        members: &[Member<S>],
+        cpu: impl Fn(usize) -> Option<usize>,
+    ) -> Result<(), Error> {
+        members.iter().try_for_each(|member| {
+            sys::pin(sys::borrow(member), cpu(member.index())).map_err(|error| self.refused(error))
+        })
+    }
+
+    fn close(&mut self, member: usize, via: BorrowedFd<'_>) -> Result<(), Error> {
+        let Some(places) = &mut self.places else {
+            return Ok(());
+        };
+        let Some(place) = places.iter().position(|&other| other == member) else {
+            return Err(self.invalid(format!("it has no member {member}")));
+        };
+        places.swap_remove(place);
+        let steering = self.steering.clone();
+        match steering {
+            Steering::Cpu if self.pinned => Ok(()),
+            steering if steering.needs_places() => self.attach(via, &steering),
+            _ => Ok(()),
+        }
+    }
+}

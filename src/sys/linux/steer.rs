@@ -1,0 +1,160 @@
+//! Tells the kernel how to choose a member: by a program for the group, or by a processor for each.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
+
+use crate::Instruction;
+use crate::sys::unix::{check, set_option};
+use crate::sys::{Dispatch, Kind, Socket};
+
+/// Puts a program in the place of the one that the group of `fd` has.
+pub(super) fn attach(fd: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+    let mut filter: Vec<_> = program
+        .iter()
+        .map(|&Instruction { code, jt, jf, k }| libc::sock_filter { code, jt, jf, k })
+        .collect();
+    let len = filter
+        .len()
+        .try_into()
+        .map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog {
+        len,
+        filter: filter.as_mut_ptr(),
+    };
+    set_option(
+        fd,
+        libc::SOL_SOCKET,
+        libc::SO_ATTACH_REUSEPORT_CBPF,
+        &program,
+    )
+}
+
+/// Takes the program off, so that the hash decides.
+pub(super) fn detach(fd: BorrowedFd<'_>) -> io::Result<()> {
+    match set_option(fd, libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, &0i32) {
+        // ENOENT: there is none. EOPNOTSUPP: MPTCP takes none.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => {
+            Ok(())
+        }
+        // ENOPROTOOPT: before 5.3 a program could not be taken off, but replaced.
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+            attach(fd, &[super::guard::TO_THE_HASH])
+        }
+        done => done,
+    }
+}
+
+pub(crate) fn dispatch(fd: BorrowedFd<'_>, dispatch: &Dispatch<'_>) -> io::Result<()> {
+    match dispatch {
+        Dispatch::Hash => detach(fd),
+        Dispatch::Program(program) => attach(fd, program),
+        Dispatch::Ebpf(program) => {
+            let program = program.as_raw_fd();
+            set_option(
+                fd,
+                libc::SOL_SOCKET,
+                libc::SO_ATTACH_REUSEPORT_EBPF,
+                &program,
+            )
+        }
+    }
+}
+
+/// socket(7), and kernel: reuseport_attach_prog, sk_reuseport_attach_filter.
+pub(crate) fn dispatch_reason(error: &io::Error) -> Option<&'static str> {
+    Some(match error.raw_os_error()? {
+        libc::EINVAL => "the kernel refuses the program, or the socket shares no port",
+        libc::ENOMEM => "the program is longer than net.core.optmem_max allows",
+        libc::EOPNOTSUPP => "sockets of this protocol take no program, as MPTCP's",
+        libc::ENOPROTOOPT => "this kernel takes no programs for groups",
+        libc::EPERM => "the socket is locked against programs (SO_LOCK_FILTER)",
+        _ => return None,
+    })
+}
+
+/// sched_getaffinity(2), in the order in which others number processors too.
+pub(crate) fn cpus() -> Vec<usize> {
+    // SAFETY: a cpu_set_t is plain data, for which zeros are valid.
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    // SAFETY: the pointer and the length are those of `set`; 0 is the calling thread.
+    let result = unsafe { libc::sched_getaffinity(0, mem::size_of_val(&set), &mut set) };
+    match check(result) {
+        // SAFETY: `set` is initialized, and the numbers are below its size.
+        Ok(_) => (0..8 * mem::size_of_val(&set))
+            .filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
+            .collect(),
+        // A machine with more processors than the set has places.
+        Err(_) => (0..std::thread::available_parallelism().map_or(1, Into::into)).collect(),
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_arch = "sparc", target_arch = "sparc64"))] {
+        const SO_INCOMING_CPU: libc::c_int = 0x33;
+    } else {
+        /// asm-generic/socket.h; libc has it for Linux and not for Android.
+        const SO_INCOMING_CPU: libc::c_int = 49;
+    }
+}
+
+/// SO_INCOMING_CPU; None takes it back.
+pub(crate) fn pin(fd: BorrowedFd<'_>, cpu: Option<usize>) -> io::Result<()> {
+    let cpu = cpu
+        .map_or(Ok(-1), libc::c_int::try_from)
+        .map_err(|_| io::ErrorKind::InvalidInput)?;
+    set_option(fd, libc::SOL_SOCKET, SO_INCOMING_CPU, &cpu)
+}
+
+/// Does the running kernel choose by SO_INCOMING_CPU within a group? Asked once, over loopback.
+///
+/// It does since 6.2, and distributions have carried that back; before, it was ignored in groups.
+pub(crate) fn pins_groups() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| probe().unwrap_or(false))
+}
+
+/// Of two UDP sockets on one port, one is pinned to the processor of each datagram: it gets all or
+/// half.
+fn probe() -> io::Result<bool> {
+    /// The hash sends so many to one of two by chance once in 2^32.
+    const ENOUGH: usize = 32;
+    let any = ([127, 0, 0, 1], 0).into();
+    let socket = || Socket::new(Kind::Udp, &any, true);
+    let (pinned, other) = (socket()?, socket()?);
+    crate::sys::share(&pinned)?;
+    crate::sys::share(&other)?;
+    super::guard::attach(pinned.as_fd())?;
+    pinned.bind(&any)?;
+    super::guard::detach(pinned.as_fd())?;
+    let addr = pinned.local_addr()?;
+    other.bind(&addr)?;
+    let (pinned, other) = (pinned.into_udp(), other.into_udp());
+
+    let mut seen = 0;
+    for _ in 0..4 * ENOUGH {
+        use std::os::fd::AsFd;
+        let sender = std::net::UdpSocket::bind(any)?;
+        let cpu = current_cpu()?;
+        pin(pinned.as_fd(), Some(cpu))?;
+        sender.send_to(&[0], addr)?;
+        // Loopback delivers on the sender's processor before it returns.
+        let moved = current_cpu()? != cpu;
+        match (pinned.recv(&mut [0]).is_ok(), other.recv(&mut [0]).is_ok()) {
+            _ if moved => {}
+            (true, false) => seen += 1,
+            _ => return Ok(false),
+        }
+        if seen == ENOUGH {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn current_cpu() -> io::Result<usize> {
+    // SAFETY: sched_getcpu touches no memory of the caller's.
+    let cpu = check(unsafe { libc::sched_getcpu() })?;
+    usize::try_from(cpu).map_err(|_| io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,768 @@
+//! Steering: every kind puts all of its traffic where it says, also after members have left.
+
+#![cfg(target_os = "linux")]
+
+mod util;
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use reuseport::{
+    ConnectionIds, Error, Family, Group, Instruction, Options, ReusePort, Roster, Socket, Std,
+    Steering,
+};
+use util::{in_child, is_child};
+
+const SO_INCOMING_CPU: libc::c_int = 49;
+
+/// A kind of socket, so that one body serves TCP and UDP.
+trait Kind: Socket + Sync {
+    fn open(options: &Options, addr: &str, n: usize) -> Result<Group<Self>, Error>;
+    /// Sends a payload from a port of its own; TCP only connects.
+    fn reach(to: SocketAddr, payload: &[u8]) -> Client;
+    /// Takes one connection or datagram, if there is one.
+    fn take(&self) -> bool;
+    fn stop_blocking(&self);
+}
+
+enum Client {
+    Tcp(#[allow(dead_code, reason = "kept open")] TcpStream),
+    Udp(UdpSocket),
+}
+
+impl Kind for TcpListener {
+    fn open(options: &Options, addr: &str, n: usize) -> Result<Group<Self>, Error> {
+        options.group(addr, n)
+    }
+    fn reach(to: SocketAddr, _: &[u8]) -> Client {
+        Client::Tcp(TcpStream::connect(to).unwrap())
+    }
+    fn take(&self) -> bool {
+        self.accept().is_ok()
+    }
+    fn stop_blocking(&self) {
+        self.set_nonblocking(true).unwrap();
+    }
+}
+
+impl Kind for UdpSocket {
+    fn open(options: &Options, addr: &str, n: usize) -> Result<Group<Self>, Error> {
+        options.packet_group(addr, n)
+    }
+    fn reach(to: SocketAddr, payload: &[u8]) -> Client {
+        let any: IpAddr = if to.is_ipv4() {
+            [127, 0, 0, 1].into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        };
+        let socket = UdpSocket::bind((any, 0)).unwrap();
+        socket.send_to(payload, to).unwrap();
+        Client::Udp(socket)
+    }
+    fn take(&self) -> bool {
+        self.recv(&mut [0; 2048]).is_ok()
+    }
+    fn stop_blocking(&self) {
+        self.set_nonblocking(true).unwrap();
+    }
+}
+
+/// A group whose members can leave: each with its number, and the table beside them.
+struct Open<S> {
+    to: SocketAddr,
+    members: Vec<(usize, S)>,
+    roster: Roster,
+}
+
+impl<S: Kind> Open<S> {
+    fn new(options: &Options, prefix: &str, n: usize) -> Self {
+        let group = S::open(options, &format!("{prefix}0"), n).unwrap();
+        let addr = group.local_addr();
+        let ip = match addr.ip() {
+            ip if !ip.is_unspecified() => ip,
+            IpAddr::V4(_) => [127, 0, 0, 1].into(),
+            IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        };
+        let roster = group.roster();
+        let members: Vec<_> = group
+            .into_iter()
+            .map(|member| (member.index(), member.into_std()))
+            .collect();
+        members
+            .iter()
+            .for_each(|(_, socket)| socket.stop_blocking());
+        Self {
+            to: SocketAddr::new(ip, addr.port()),
+            members,
+            roster,
+        }
+    }
+
+    fn close(&mut self, number: usize) {
+        let at = self
+            .members
+            .iter()
+            .position(|(other, _)| *other == number)
+            .unwrap();
+        let (_, socket) = self.members.swap_remove(at);
+        self.roster
+            .close(number, socket, &self.members[0].1)
+            .unwrap();
+    }
+
+    fn steer(&self, steering: &Steering) {
+        self.roster.steer(&self.members[0].1, steering).unwrap();
+    }
+
+    /// The number of the member that has got one, and only that one has.
+    fn taker(&self) -> usize {
+        let mut takers = self
+            .members
+            .iter()
+            .filter(|(_, socket)| socket.take())
+            .map(|(number, _)| *number);
+        let taker = takers.next().expect("a member has it");
+        assert_eq!(takers.next(), None, "one member has it");
+        taker
+    }
+
+    /// How many of so many each number gets.
+    fn counts(&self, n: usize, payload: &[u8]) -> Vec<usize> {
+        let mut counts = vec![0; 8];
+        for _ in 0..n {
+            let _client = S::reach(self.to, payload);
+            counts[self.taker()] += 1;
+        }
+        counts
+    }
+}
+
+/// Who leaves, one after the other: the first, one in the middle, and the last but one.
+const LEAVERS: [usize; 3] = [0, 2, 4];
+
+const PLACES: [(Family, &str); 4] = [
+    (Family::Any, "127.0.0.1:"),
+    (Family::Any, "[::1]:"),
+    (Family::Any, ":"),
+    (Family::V4, ":"),
+];
+
+/// Before anybody has left, and after each has.
+fn as_they_leave<S: Kind>(steering: &Steering, n: usize, check: impl Fn(&Open<S>)) {
+    for (family, prefix) in PLACES {
+        let options = Options::new().family(family).steering(steering.clone());
+        let mut open = Open::<S>::new(&options, prefix, n);
+        check(&open);
+        for leaver in LEAVERS {
+            open.close(leaver);
+            check(&open);
+        }
+    }
+}
+
+/// All weight on one member, whichever it is: it gets everything, as long as it is there.
+fn one_weight<S: Kind>() {
+    for target in 0..6 {
+        let mut weights = vec![0; 6];
+        weights[target] = 7;
+        as_they_leave::<S>(&Steering::Weights(weights), 6, |open| {
+            let counts = open.counts(20, b"?");
+            if open.members.iter().any(|(number, _)| *number == target) {
+                assert_eq!(counts[target], 20, "{:?}", open.roster.places());
+            } else {
+                // The hash takes over, and nothing is lost.
+                assert_eq!(counts.iter().sum::<usize>(), 20);
+            }
+        });
+    }
+}
+
+#[test]
+fn tcp_weight_on_one_member() {
+    one_weight::<TcpListener>();
+}
+
+#[test]
+fn udp_weight_on_one_member() {
+    one_weight::<UdpSocket>();
+}
+
+/// The chi-square of counts against shares; below 1e-6 of chance beyond 35 for up to 5 degrees of
+/// freedom.
+fn chi_square(counts: &[usize], shares: &[u32]) -> f64 {
+    let all: usize = counts.iter().sum();
+    let sum: u32 = shares.iter().sum();
+    counts
+        .iter()
+        .zip(shares)
+        .filter(|(_, share)| **share > 0)
+        .map(|(&count, &share)| {
+            let expected = all as f64 * f64::from(share) / f64::from(sum);
+            (count as f64 - expected).powi(2) / expected
+        })
+        .sum()
+}
+
+fn weights_are_shares<S: Kind>() {
+    let weights = vec![1, 2, 5, 0];
+    for (family, prefix) in PLACES {
+        let options = Options::new()
+            .family(family)
+            .steering(Steering::Weights(weights.clone()));
+        let open = Open::<S>::new(&options, prefix, 4);
+        let counts = open.counts(2000, b"?");
+        assert_eq!(counts[3], 0);
+        let chi = chi_square(&counts[..4], &weights);
+        assert!(chi < 35.0, "{prefix} {counts:?}: {chi}");
+    }
+}
+
+#[test]
+fn tcp_weights_are_shares() {
+    weights_are_shares::<TcpListener>();
+}
+
+#[test]
+fn udp_weights_are_shares() {
+    weights_are_shares::<UdpSocket>();
+}
+
+#[test]
+fn a_flow_of_datagrams_stays_with_its_member() {
+    for (family, prefix) in PLACES {
+        let options = Options::new()
+            .family(family)
+            .steering(Steering::Weights(vec![1, 1, 1, 1]));
+        let open = Open::<UdpSocket>::new(&options, prefix, 4);
+        for _ in 0..50 {
+            let Client::Udp(client) = UdpSocket::reach(open.to, b"?") else {
+                panic!("UDP")
+            };
+            let first = open.taker();
+            for len in 0..10 {
+                client.send_to(&[0; 10][..len], open.to).unwrap();
+                assert_eq!(open.taker(), first);
+            }
+        }
+    }
+}
+
+/// A datagram with a short QUIC header: the id stands at byte 1.
+fn short(id: &[u8]) -> Vec<u8> {
+    [&[0x40], id, &[9; 20]].concat()
+}
+
+/// A long header of that first byte and version.
+fn long(first: u8, version: u32, id: &[u8]) -> Vec<u8> {
+    [
+        &[first][..],
+        &version.to_be_bytes(),
+        &[id.len() as u8],
+        id,
+        &[9; 20],
+    ]
+    .concat()
+}
+
+const V1: u32 = 1;
+const V2: u32 = 0x6b33_43cf;
+
+#[test]
+fn connection_ids_choose_the_member() {
+    type Id = fn(u8) -> Vec<u8>;
+    let cases: [(ConnectionIds, Id); 3] = [
+        (ConnectionIds::quic(), |number| vec![number, 1, 2, 3]),
+        (ConnectionIds::quic().two_bytes(), |number| {
+            vec![0, number, 2, 3]
+        }),
+        (ConnectionIds::quic().skip(2), |number| {
+            vec![1, 2, number, 3]
+        }),
+    ];
+    for (ids, id) in cases {
+        as_they_leave::<UdpSocket>(&Steering::ConnectionIds(ids), 6, |open| {
+            for (number, _) in &open.members {
+                let id = id(*number as u8);
+                for payload in [short(&id), long(0xe0, V1, &id), long(0xf0, V2, &id)] {
+                    assert_eq!(open.counts(5, &payload)[*number], 5, "{ids:?} {payload:x?}");
+                }
+            }
+        });
+    }
+    as_they_leave::<UdpSocket>(&Steering::ConnectionIds(ConnectionIds::at(3)), 6, |open| {
+        for (number, _) in &open.members {
+            assert_eq!(open.counts(5, &[9, 9, 9, *number as u8])[*number], 5);
+        }
+    });
+}
+
+/// Whatever has no number of a member goes where the hash sends it, which is not always one member.
+#[test]
+fn without_a_known_number_the_hash_decides() {
+    let payloads = [
+        vec![],
+        vec![0x40],
+        short(&[77, 1, 2, 3]),
+        // Initial and 0-RTT of both versions: the client chose the id.
+        long(0xc0, V1, &[3, 1, 2, 3]),
+        long(0xd0, V1, &[3, 1, 2, 3]),
+        long(0xd0, V2, &[3, 1, 2, 3]),
+        long(0xe0, V2, &[3, 1, 2, 3]),
+        // Too short for its id, and an id of no length.
+        vec![0xe0, 0, 0, 0, 1, 4],
+        vec![0xe0, 0, 0],
+        long(0xe0, V1, &[]),
+    ];
+    let options = Options::new().steering(Steering::ConnectionIds(ConnectionIds::quic()));
+    let open = Open::<UdpSocket>::new(&options, "127.0.0.1:", 4);
+    for payload in payloads {
+        let counts = open.counts(64, &payload);
+        // All 64 go to one of four by chance once in 2^126.
+        assert!(
+            counts.iter().all(|&count| count < 64),
+            "{payload:x?}: {counts:?}"
+        );
+    }
+}
+
+/// The caller's own program, `ret 2`, and the hash again.
+fn a_program_of_ones_own<S: Kind>() {
+    let program = Steering::Program(vec![Instruction {
+        code: 0x06,
+        jt: 0,
+        jf: 0,
+        k: 2,
+    }]);
+    let open = Open::<S>::new(&Options::new().steering(program), "127.0.0.1:", 4);
+    assert_eq!(open.counts(50, b"?")[2], 50);
+    open.steer(&Steering::Hash);
+    let counts = open.counts(200, b"?");
+    assert!(counts[..4].iter().all(|&count| count > 0), "{counts:?}");
+}
+
+#[test]
+fn tcp_program_of_ones_own() {
+    a_program_of_ones_own::<TcpListener>();
+}
+
+#[test]
+fn udp_program_of_ones_own() {
+    a_program_of_ones_own::<UdpSocket>();
+}
+
+/// From each processor, its member; by the option where the kernel honours it, else by a program.
+fn by_processor<S: Kind>() {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let all = sched_getaffinity(None).unwrap();
+    let cpus: Vec<_> = (0..CpuSet::MAX_CPU)
+        .filter(|&cpu| all.is_set(cpu))
+        .collect();
+    if cpus.len() < 2 {
+        return util::skip("steering by processor (there is one)");
+    }
+    let check = |open: &Open<S>| {
+        for (number, _) in open
+            .members
+            .iter()
+            .filter(|(number, _)| *number < cpus.len())
+        {
+            let mut one = CpuSet::new();
+            one.set(cpus[*number]);
+            sched_setaffinity(None, &one).unwrap();
+            assert_eq!(
+                open.counts(20, b"?")[*number],
+                20,
+                "{:?}",
+                open.roster.places()
+            );
+        }
+        sched_setaffinity(None, &all).unwrap();
+    };
+    for (family, prefix) in PLACES {
+        let options = Options::new().family(family).steering(Steering::Cpu);
+        let n = cpus.len().min(8);
+        let mut open = Open::<S>::new(&options, prefix, n);
+        check(&open);
+        // By the table it is always a program, over the members' own processors.
+        open.steer(&Steering::Cpu);
+        check(&open);
+        open.steer(&Steering::Hash);
+        let counts = open.counts(200, b"?");
+        assert!(counts[..n].iter().all(|&count| count > 0), "{counts:?}");
+        open.steer(&Steering::Cpu);
+        open.close(0);
+        check(&open);
+    }
+}
+
+#[test]
+fn tcp_by_processor() {
+    std::thread::spawn(by_processor::<TcpListener>)
+        .join()
+        .unwrap();
+}
+
+#[test]
+fn udp_by_processor() {
+    std::thread::spawn(by_processor::<UdpSocket>)
+        .join()
+        .unwrap();
+}
+
+/// On a whole group steering changes back and forth, pinned members included.
+#[test]
+fn a_whole_group_is_steered() {
+    let group = Options::new().group("127.0.0.1:0", 2).unwrap();
+    let accept = |n: usize| {
+        let mut counts = [0; 2];
+        for member in &group {
+            socket2::SockRef::from(member)
+                .set_nonblocking(true)
+                .unwrap();
+        }
+        for _ in 0..n {
+            let _client = TcpStream::connect(group.local_addr()).unwrap();
+            for member in &group {
+                counts[member.index()] +=
+                    usize::from(socket2::SockRef::from(member).accept().is_ok());
+            }
+        }
+        assert_eq!(counts[0] + counts[1], n);
+        counts
+    };
+    for _ in 0..3 {
+        group.steer(&Steering::Cpu).unwrap();
+        accept(5);
+        group.steer(&Steering::Weights(vec![0, 1])).unwrap();
+        assert_eq!(accept(20), [0, 20]);
+        group.steer(&Steering::Cpu).unwrap();
+        group.steer(&Steering::Hash).unwrap();
+        let counts = accept(100);
+        assert!(counts[0] > 0 && counts[1] > 0, "{counts:?}");
+    }
+}
+
+/// Where the kernel honours SO_INCOMING_CPU in groups, no index has to be kept.
+#[test]
+fn this_kernel_pins_members() {
+    let group = Options::new()
+        .steering(Steering::Cpu)
+        .group("127.0.0.1:0", 2)
+        .unwrap();
+    let pins: Vec<_> = group
+        .iter()
+        .map(|member| util::int_option(member, libc::SOL_SOCKET, SO_INCOMING_CPU))
+        .collect();
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|number| number.parse::<u32>().ok());
+    if (numbers.next(), numbers.next()) < (Some(6), Some(2)) {
+        return util::skip("that members are pinned (this kernel is older than 6.2)");
+    }
+    assert!(pins.iter().all(|&cpu| cpu >= 0), "{pins:?}");
+    group.steer(&Steering::Hash).unwrap();
+    for member in &group {
+        assert_eq!(
+            util::int_option(member, libc::SOL_SOCKET, SO_INCOMING_CPU),
+            -1
+        );
+    }
+}
+
+/// The table against the kernel: whoever leaves, in whatever order, a program finds each that is
+/// left.
+#[test]
+fn the_table_is_the_kernels() {
+    for seed in 0..20u64 {
+        let mut open = Open::<UdpSocket>::new(&Options::new(), "127.0.0.1:", 8);
+        let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        while open.members.len() > 1 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let at = random as usize % open.members.len();
+            let number = open.members[at].0;
+            open.close(number);
+            for (place, member) in open.roster.places().into_iter().enumerate() {
+                let program = vec![Instruction {
+                    code: 0x06,
+                    jt: 0,
+                    jf: 0,
+                    k: place as u32,
+                }];
+                open.steer(&Steering::Program(program));
+                assert_eq!(
+                    open.counts(1, b"?")[member],
+                    1,
+                    "place {place} of {:?}",
+                    open.roster.places()
+                );
+            }
+        }
+    }
+}
+
+/// 1,000 changes under load: every connection is accepted, every datagram read.
+#[test]
+fn nothing_is_lost_while_steering_changes() {
+    let group = Options::new().group("127.0.0.1:0", 3).unwrap();
+    let addr = group.local_addr();
+    let done = AtomicBool::new(false);
+    let kinds = [
+        Steering::Weights(vec![1, 0, 3]),
+        Steering::Hash,
+        Steering::Cpu,
+        Steering::Program(vec![Instruction {
+            code: 0x06,
+            jt: 0,
+            jf: 0,
+            k: 2,
+        }]),
+        Steering::Weights(vec![0, 1, 0]),
+    ];
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut sent = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        // Refused, reset or out of time: all are losses.
+                        let mut client = TcpStream::connect(addr).expect("a connection is taken");
+                        client
+                            .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+                            .unwrap();
+                        std::io::Read::read_exact(&mut client, &mut [0]).expect("and answered");
+                        sent += 1;
+                    }
+                    sent
+                })
+            })
+            .collect();
+        let workers: Vec<_> = group
+            .iter()
+            .map(|member| {
+                let listener = socket2::SockRef::from(member);
+                listener.set_nonblocking(true).unwrap();
+                let done = &done;
+                scope.spawn(move || {
+                    let listener = socket2::SockRef::from(member);
+                    let mut served = 0u64;
+                    loop {
+                        let last = done.load(Ordering::Relaxed);
+                        match listener.accept() {
+                            Ok((stream, _)) => {
+                                stream.set_nonblocking(false).unwrap();
+                                served += stream.send(b"!").unwrap() as u64;
+                            }
+                            Err(error) if error.kind() == ErrorKind::WouldBlock && last => {
+                                break served;
+                            }
+                            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                                std::thread::yield_now()
+                            }
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        for round in 0..1000 {
+            group.steer(&kinds[round % kinds.len()]).unwrap();
+            std::thread::yield_now();
+        }
+        done.store(true, Ordering::Relaxed);
+        let sent: u64 = clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .sum();
+        let served: u64 = workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap())
+            .sum();
+        assert!(sent >= 100, "there was a load: {sent}");
+        assert_eq!(served, sent);
+    });
+}
+
+#[test]
+fn what_does_not_fit_is_a_sentence() {
+    let refused = |steering: Steering| {
+        let error = Options::new()
+            .steering(steering)
+            .group("127.0.0.1:0", 3)
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        let text = error.to_string();
+        assert!(
+            text.starts_with("cannot steer the group on 127.0.0.1:"),
+            "{text}"
+        );
+        text.split(": ").nth(1).unwrap().to_owned()
+    };
+    assert_eq!(
+        refused(Steering::Weights(vec![1, 2])),
+        "there are 2 weights for 3 members"
+    );
+    assert_eq!(
+        refused(Steering::Weights(vec![0, 0, 0])),
+        "all weights are 0"
+    );
+    let ids = Steering::ConnectionIds(ConnectionIds::quic());
+    assert_eq!(refused(ids), "TCP connections have no connection ids");
+    let ret = Instruction {
+        code: 0x06,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    };
+    assert_eq!(
+        refused(Steering::Program(vec![])),
+        "its program has 0 instructions, and the kernel takes 1 to 4096"
+    );
+    assert_eq!(
+        refused(Steering::Program(vec![ret; 4097])),
+        "its program has 4097 instructions, and the kernel takes 1 to 4096"
+    );
+    let bad = Instruction {
+        code: 0xffff,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    };
+    assert_eq!(
+        refused(Steering::Program(vec![bad])),
+        "the kernel refuses the program, or the socket shares no port"
+    );
+
+    let joined = Options::new().join(true).group("127.0.0.1:0", 2).unwrap();
+    let error = joined.steer(&Steering::Weights(vec![1, 1])).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("so that nobody knows its members' places"),
+        "{error}"
+    );
+    assert!(joined.roster().places().is_empty());
+    joined.steer(&Steering::Program(vec![ret])).unwrap();
+
+    let error = Options::new()
+        .steering(Steering::Cpu)
+        .listen::<Std>("127.0.0.1:0")
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot steer 127.0.0.1:0: Options::steering is for groups (Options::group)"
+    );
+    let group = Options::new().packet_group("127.0.0.1:0", 257).unwrap();
+    let error = group
+        .steer(&Steering::ConnectionIds(ConnectionIds::quic()))
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with("one byte does not number 257 members"),
+        "{error}"
+    );
+    group
+        .steer(&Steering::ConnectionIds(ConnectionIds::quic().two_bytes()))
+        .unwrap();
+
+    let mut members = Std::listen_packet("127.0.0.1:0")
+        .map(|socket| vec![socket])
+        .unwrap();
+    let roster = group.roster();
+    let error = roster
+        .close(999, members.remove(0), group.iter().next().unwrap())
+        .unwrap_err();
+    assert!(
+        error.to_string().ends_with("it has no member 999"),
+        "{error}"
+    );
+}
+
+#[test]
+fn weights_of_any_size_are_shares() {
+    for weights in [vec![u32::MAX, u32::MAX], vec![1, 1], vec![u32::MAX; 2]] {
+        let open = Open::<TcpListener>::new(
+            &Options::new().steering(Steering::Weights(weights)),
+            "127.0.0.1:",
+            2,
+        );
+        let counts = open.counts(400, b"");
+        assert!(chi_square(&counts[..2], &[1, 1]) < 35.0, "{counts:?}");
+    }
+    let lopsided = Steering::Weights(vec![u32::MAX, 0, u32::MAX, 1]);
+    let open = Open::<UdpSocket>::new(&Options::new().steering(lopsided), "127.0.0.1:", 4);
+    let counts = open.counts(400, b"");
+    assert!(
+        counts[0] > 100 && counts[1] == 0 && counts[2] > 100,
+        "{counts:?}"
+    );
+    // As many members as fit into a program.
+    let many = Options::new()
+        .steering(Steering::Weights(vec![1; 2000]))
+        .group("127.0.0.1:0", 2000)
+        .unwrap();
+    assert_eq!(many.len(), 2000);
+}
+
+/// MPTCP listeners share a port, and take no program.
+#[test]
+fn mptcp_is_not_steered() {
+    use socket2::{Domain, Protocol, Type};
+    let addr: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let Ok(socket) = socket2::Socket::new(
+        Domain::IPV4,
+        Type::STREAM,
+        Some(Protocol::from(libc::IPPROTO_MPTCP)),
+    ) else {
+        return util::skip("that MPTCP is not steered (this kernel has none)");
+    };
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&addr.into()).unwrap();
+    socket.listen(1).unwrap();
+    let group = Group::<TcpListener>::adopt([socket]).unwrap();
+    let error = group
+        .steer(&Steering::Program(vec![Instruction {
+            code: 6,
+            jt: 0,
+            jf: 0,
+            k: 0,
+        }]))
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("sockets of this protocol take no program, as MPTCP's"),
+        "{error}"
+    );
+    group.steer(&Steering::Hash).unwrap();
+}
+
+/// Everything above is done without a privilege.
+#[test]
+fn no_privilege_is_needed() {
+    util::as_user(65_534, "steering without a privilege", || {
+        one_weight::<TcpListener>();
+        one_weight::<UdpSocket>();
+        by_processor::<TcpListener>();
+        by_processor::<UdpSocket>();
+        a_program_of_ones_own::<UdpSocket>();
+    });
+}
+
+/// The program that does without SO_INCOMING_CPU, on a kernel that ignores the option in groups.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[test]
+fn old_kernels_choose_the_processor_by_a_program() {
+    const NAME: &str = "old_kernels_choose_the_processor_by_a_program";
+    if !is_child(NAME) {
+        return in_child(NAME);
+    }
+    util::answer_option(SO_INCOMING_CPU, 0);
+    by_processor::<TcpListener>();
+    by_processor::<UdpSocket>();
+}
