@@ -4,7 +4,7 @@ use std::{slice, vec};
 
 use crate::opening::{Opening, Purpose};
 use crate::sys::{self, OwnedFd};
-use crate::{Error, Member, Options, Roster, Socket, Steering, ToAddr, adopt};
+use crate::{Error, Member, Options, Roster, Socket, Spread, Steering, ToAddr, adopt};
 
 /// Sockets on one port that were opened together, before any of them serves.
 ///
@@ -30,6 +30,7 @@ use crate::{Error, Member, Options, Roster, Socket, Steering, ToAddr, adopt};
 pub struct Group<S> {
     addr: SocketAddr,
     members: Vec<Member<S>>,
+    spread: Spread,
     roster: Roster,
 }
 
@@ -38,7 +39,7 @@ pub(crate) fn open<S: Socket>(
     addr: impl ToAddr,
     n: usize,
 ) -> Result<Group<S>, Error> {
-    let mut opening = Opening::new(options, S::KIND, addr)?;
+    let opening = Opening::new(options, S::KIND, addr)?;
     let count = |why| {
         Err(Error::invalid(
             format!("cannot open a group of {n} on {}", opening.addr()),
@@ -48,31 +49,41 @@ pub(crate) fn open<S: Socket>(
     if n == 0 {
         return count("a group has at least one member".to_owned());
     }
+    let spread = options.spread.here();
     // Systems that share nothing say so themselves, when they are asked to.
     let limit = sys::GROUP_LIMIT;
-    if n > limit && limit != 0 {
+    if spread == Spread::Kernel && n > limit && limit != 0 {
         return count(format!("this system takes {limit} members at the most"));
     }
 
+    // A port of the kernel's choice is new in any case.
+    let new = !options.join || opening.addr().port() == 0;
+    let first = match new {
+        _ if spread == Spread::Queue && !sys::support().shares => Purpose::Alone,
+        true => Purpose::Found,
+        false => Purpose::Join(0, n),
+    };
+    let socket = opening.open(first, false)?;
+    sys::reserve(socket.lend(), n - 1);
+    let opening = opening.settled(&socket)?;
     // Not more at once than any kernel's group holds: where there is no limit, descriptors run out
     // first.
     let mut members = Vec::with_capacity(n.min(1 << 15));
-    for index in 0..n {
-        // A port of the kernel's choice is new in any case.
-        let found = index == 0 && (!options.join || opening.addr().port() == 0);
-        let purpose = if found {
-            Purpose::Found
-        } else {
-            Purpose::Join(index, n)
+    members.push(Member::new(S::from_socket(socket), 0));
+    for index in 1..n {
+        let join = Purpose::Join(index, n);
+        let socket = match spread {
+            Spread::Queue => {
+                let first: &S = members[0].get_ref();
+                first
+                    .duplicate()
+                    .map_err(|error| opening.refused(join, error))?
+            }
+            _ => S::from_socket(opening.open(join, false)?),
         };
-        let socket = opening.open(purpose, false)?;
-        if index == 0 {
-            sys::reserve(socket.lend(), n - 1);
-            opening = opening.settled(&socket)?;
-        }
-        members.push(Member::new(S::from_socket(socket), index));
+        members.push(Member::new(socket, index));
     }
-    let group = Group::new(opening.addr(), members, !options.join);
+    let group = Group::new(opening.addr(), members, spread, new);
     if !matches!(options.steering, Steering::Hash) {
         group.steer(&options.steering)?;
     }
@@ -80,11 +91,12 @@ pub(crate) fn open<S: Socket>(
 }
 
 impl<S: Socket> Group<S> {
-    fn new(addr: SocketAddr, members: Vec<Member<S>>, places_known: bool) -> Self {
-        let roster = Roster::new::<S>(addr, members.len(), places_known);
+    fn new(addr: SocketAddr, members: Vec<Member<S>>, spread: Spread, new: bool) -> Self {
+        let roster = Roster::new::<S>(addr, members.len(), spread, new);
         Self {
             addr,
             members,
+            spread,
             roster,
         }
     }
@@ -131,7 +143,7 @@ impl<S: Socket> Group<S> {
             members.push(Member::new(adopted.fd.into(), index));
         }
         match group_addr {
-            Some(addr) => Ok(Self::new(addr, members, false)),
+            Some(addr) => Ok(Self::new(addr, members, Spread::Kernel, false)),
             None => Err(Error::invalid(
                 "cannot adopt a group",
                 "there is no descriptor",
@@ -143,6 +155,12 @@ impl<S: Socket> Group<S> {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Whether its members have a queue each, or one together; never [`Spread::Best`].
+    #[must_use]
+    pub fn spread(&self) -> Spread {
+        self.spread
     }
 
     /// The number of members.

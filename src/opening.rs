@@ -24,6 +24,8 @@ pub(crate) enum Purpose {
     Found,
     /// To be the member of that index, in a group of so many.
     Join(usize, usize),
+    /// To be the only socket of a group, on a system that cannot share.
+    Alone,
     /// To connect.
     Dial,
 }
@@ -85,7 +87,7 @@ impl<'a> Opening<'a> {
 
     pub(crate) fn open(&self, purpose: Purpose, nonblocking: bool) -> Result<Socket, Error> {
         // Before a socket is asked for, which such a system may refuse for other reasons.
-        if sys::GROUP_LIMIT == 0 {
+        if sys::GROUP_LIMIT == 0 && !matches!(purpose, Purpose::Alone) {
             return Err(self.refused(purpose, sys::cannot_share()));
         }
         match Socket::new(self.kind, &self.place.addr, nonblocking) {
@@ -110,7 +112,7 @@ impl<'a> Opening<'a> {
         let alone = match purpose {
             Purpose::Found => true,
             Purpose::Share => *kind == Kind::Udp && addr.port() == 0,
-            Purpose::Join(..) | Purpose::Dial => false,
+            Purpose::Join(..) | Purpose::Alone | Purpose::Dial => false,
         };
 
         if let Some(only) = only_v6 {
@@ -127,7 +129,9 @@ impl<'a> Opening<'a> {
         let addr = if alone {
             sys::claim(&socket, *kind, addr).map_err(refused)?
         } else {
-            sys::share(&socket).map_err(refused)?;
+            if !matches!(purpose, Purpose::Alone) {
+                sys::share(&socket).map_err(refused)?;
+            }
             *addr
         };
         if let Some(hook) = &options.before_bind {
@@ -159,17 +163,17 @@ impl<'a> Opening<'a> {
     }
 
     /// The whole sentence for a system call that failed.
-    fn refused(&self, purpose: Purpose, error: io::Error) -> Error {
+    pub(crate) fn refused(&self, purpose: Purpose, error: io::Error) -> Error {
         let addr = self.place.addr;
         let what = match purpose {
             Purpose::Share | Purpose::Join(0, _) => format!("cannot share {addr}"),
-            Purpose::Found => format!("cannot open a new group on {addr}"),
+            Purpose::Found | Purpose::Alone => format!("cannot open a new group on {addr}"),
             Purpose::Join(index, n) => format!("cannot open member {} of {n} on {addr}", index + 1),
             Purpose::Dial => format!("cannot dial from {addr}"),
         };
         let asked = Asked {
             only_v6: self.place.only_v6 == Some(true),
-            new: matches!(purpose, Purpose::Found),
+            new: matches!(purpose, Purpose::Found | Purpose::Alone),
         };
         let blame = match addr.port() {
             0 => None,

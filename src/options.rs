@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::addr::sealed::ToAddr as _;
 use crate::opening::{Opening, Purpose};
 use crate::sys::{BorrowedFd, Kind};
-use crate::{Error, Family, Group, Net, ReusePort, Steering, ToAddr, dial, group};
+use crate::{Error, Family, Group, Net, ReusePort, Spread, Steering, ToAddr, dial, group};
 
 /// How to open sockets that share a port.
 ///
@@ -30,6 +30,7 @@ pub struct Options {
     pub(crate) family: Family,
     pub(crate) device: Option<String>,
     pub(crate) join: bool,
+    pub(crate) spread: Spread,
     pub(crate) steering: Steering,
     pub(crate) before_bind: Option<Hook>,
 }
@@ -44,6 +45,7 @@ impl Options {
             family: Family::Any,
             device: None,
             join: false,
+            spread: Spread::Best,
             steering: Steering::Hash,
             before_bind: None,
         }
@@ -87,6 +89,13 @@ impl Options {
     /// [`listen_packet`](Self::listen_packet) join in any case.
     pub fn join(mut self, join: bool) -> Self {
         self.join = join;
+        self
+    }
+
+    /// Whether the members of a [group](Self::group) have a queue each, or one together. The default
+    /// is what the system does best.
+    pub fn spread(mut self, spread: Spread) -> Self {
+        self.spread = spread;
         self
     }
 
@@ -273,6 +282,7 @@ impl fmt::Debug for Options {
             .field("family", &self.family)
             .field("device", &self.device)
             .field("join", &self.join)
+            .field("spread", &self.spread)
             .field("steering", &self.steering)
             .field("before_bind", &self.before_bind.as_ref().map(|_| ..))
             .finish()

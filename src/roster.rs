@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sys::{self, AsFd, BorrowedFd, Dispatch, Kind};
-use crate::{Error, Member, Socket, Steering};
+use crate::{Error, Member, Socket, Spread, Steering};
 
 /// Who stands where in the kernel's group, while its members work on threads of their own.
 ///
@@ -44,18 +44,25 @@ struct Table {
     members: usize,
     /// The member in each place. None: joined or adopted, so that nobody knows.
     places: Option<Vec<usize>>,
+    spread: Spread,
     steering: Steering,
     /// Has SO_INCOMING_CPU been set on the members, where only their owners can take it back?
     pinned: bool,
 }
 
 impl Roster {
-    pub(crate) fn new<S: Socket>(addr: SocketAddr, members: usize, known: bool) -> Self {
+    pub(crate) fn new<S: Socket>(
+        addr: SocketAddr,
+        members: usize,
+        spread: Spread,
+        new: bool,
+    ) -> Self {
         Self(Arc::new(Mutex::new(Table {
             kind: S::KIND,
             addr,
             members,
-            places: known.then(|| (0..members).collect()),
+            places: (new && spread == Spread::Kernel).then(|| (0..members).collect()),
+            spread,
             steering: Steering::Hash,
             pinned: false,
         })))
@@ -67,7 +74,7 @@ impl Roster {
     }
 
     /// The member in each place of the kernel's group; empty where that is not known, because the
-    /// group was adopted or joined others.
+    /// group was adopted or joined others, and where all have one queue.
     #[must_use]
     pub fn places(&self) -> Vec<usize> {
         self.table().places.clone().unwrap_or_default()
@@ -121,6 +128,9 @@ impl Table {
     }
 
     fn check(&self, steering: &Steering) -> Result<(), Error> {
+        if self.spread == Spread::Queue && !matches!(steering, Steering::Hash) {
+            return Err(self.invalid("its members have one queue together, and nothing to choose"));
+        }
         if steering.needs_places() && self.places.is_none() {
             return Err(self.invalid(
                 "it was adopted or joined others, so that nobody knows its members' places",

@@ -25,6 +25,10 @@ mod sealed {
     pub trait Socket {
         const KIND: sys::Kind;
         fn from_socket(socket: sys::Socket) -> Self;
+        /// Another descriptor of the same socket.
+        fn duplicate(&self) -> std::io::Result<Self>
+        where
+            Self: Sized;
     }
 
     impl Socket for super::TcpListener {
@@ -33,6 +37,10 @@ mod sealed {
         fn from_socket(socket: sys::Socket) -> Self {
             socket.into_listener()
         }
+
+        fn duplicate(&self) -> std::io::Result<Self> {
+            self.try_clone()
+        }
     }
 
     impl Socket for super::UdpSocket {
@@ -40,6 +48,10 @@ mod sealed {
 
         fn from_socket(socket: sys::Socket) -> Self {
             socket.into_udp()
+        }
+
+        fn duplicate(&self) -> std::io::Result<Self> {
+            self.try_clone()
         }
     }
 }

@@ -244,17 +244,15 @@ fn a_member_is_the_kernels_index() {
             steer_to(&sockets[1], index);
             let client = TcpStream::connect(tcp).unwrap();
             stop_blocking(&listeners);
-            let accepted = listeners.iter().position(accept).unwrap();
+            let accepted = util::until(|| listeners.iter().position(accept));
             assert_eq!(accepted, index as usize, "{prefix}");
             drop(client);
 
             let client = UdpSocket::bind((ip, 0)).unwrap();
             client.send_to(b"?", udp).unwrap();
             stop_blocking(&sockets);
-            let got = sockets
-                .iter()
-                .position(|member| socket2::SockRef::from(member).peek_sender().is_ok())
-                .unwrap();
+            let waits = |member: &Member<_>| socket2::SockRef::from(member).peek_sender().is_ok();
+            let got = util::until(|| sockets.iter().position(waits));
             assert_eq!(got, index as usize, "{prefix}");
             socket2::SockRef::from(&sockets[got])
                 .recv(&mut [std::mem::MaybeUninit::uninit(); 8])

@@ -9,8 +9,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use reuseport::{
-    ConnectionIds, Error, Family, Group, Instruction, Options, ReusePort, Roster, Socket, Std,
-    Steering,
+    ConnectionIds, Error, Family, Group, Instruction, Member, Options, ReusePort, Roster, Socket,
+    Std, Steering,
 };
 use util::{in_child, is_child};
 
@@ -117,13 +117,9 @@ impl<S: Kind> Open<S> {
 
     /// The number of the member that has got one, and only that one has.
     fn taker(&self) -> usize {
-        let mut takers = self
-            .members
-            .iter()
-            .filter(|(_, socket)| socket.take())
-            .map(|(number, _)| *number);
-        let taker = takers.next().expect("a member has it");
-        assert_eq!(takers.next(), None, "one member has it");
+        let takers = || self.members.iter().filter(|(_, socket)| socket.take());
+        let taker = util::until(|| takers().map(|(number, _)| *number).next());
+        assert_eq!(takers().count(), 0, "one member has it");
         taker
     }
 
@@ -423,10 +419,8 @@ fn a_whole_group_is_steered() {
         }
         for _ in 0..n {
             let _client = TcpStream::connect(group.local_addr()).unwrap();
-            for member in &group {
-                counts[member.index()] +=
-                    usize::from(socket2::SockRef::from(member).accept().is_ok());
-            }
+            let taker = |member: &&Member<_>| socket2::SockRef::from(*member).accept().is_ok();
+            counts[util::until(|| group.iter().find(taker)).index()] += 1;
         }
         assert_eq!(counts[0] + counts[1], n);
         counts
@@ -636,7 +630,11 @@ fn what_does_not_fit_is_a_sentence() {
         "the kernel refuses the program, or the socket shares no port"
     );
 
-    let joined = Options::new().join(true).group("127.0.0.1:0", 2).unwrap();
+    let held = Std::listen("127.0.0.1:0").unwrap();
+    let joined = Options::new()
+        .join(true)
+        .group(util::addr_of(&held), 2)
+        .unwrap();
     let error = joined.steer(&Steering::Weights(vec![1, 1])).unwrap_err();
     assert!(
         error

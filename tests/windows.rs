@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
-use reuseport::{AsyncStd, Error, Group, Options, Smol, Std, Tokio, support};
+use reuseport::{AsyncStd, Error, Group, Options, Smol, Spread, Std, Tokio, support};
 use socket2::SockRef;
 use util::Runtime;
 
@@ -84,9 +84,10 @@ fn sockets_that_would_share_are_refused() {
 }
 
 #[test]
-fn groups_are_refused() {
+fn groups_of_sockets_that_would_share_are_refused() {
     let addr = free_addr();
-    for options in [Options::new(), Options::new().join(true)] {
+    let kernel = Options::new().spread(Spread::Kernel);
+    for options in [kernel.clone(), kernel.join(true)] {
         for n in [1, 2, 1000] {
             assert_refused("group", options.group(addr, n), addr);
             assert_refused("packet_group", options.packet_group(addr, n), addr);
@@ -112,7 +113,8 @@ fn a_port_in_use_stays_with_its_owner() {
     let owner = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = owner.local_addr().unwrap();
     assert_refused("listen", Options::new().listen::<Std>(addr), addr);
-    assert_refused("group", Options::new().group(addr, 2), addr);
+    let error = Options::new().group(addr, 2).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
     for _ in 0..20 {
         let mut client = TcpStream::connect(addr).unwrap();
         let (mut stream, _) = owner.accept().unwrap();
@@ -129,7 +131,8 @@ fn a_port_in_use_stays_with_its_owner() {
         Options::new().listen_packet::<Std>(addr),
         addr,
     );
-    assert_refused("packet_group", Options::new().packet_group(addr, 2), addr);
+    let error = Options::new().packet_group(addr, 2).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     for _ in 0..20 {
         client.send_to(b"ping", addr).unwrap();

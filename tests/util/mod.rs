@@ -113,6 +113,24 @@ pub fn addr_of(socket: &impl std::os::fd::AsFd) -> std::net::SocketAddr {
     reuseport::local_addr(socket).unwrap()
 }
 
+/// Asks until there is an answer.
+///
+/// On loopback too a packet can arrive after the call that sent it, when its processor is busy.
+#[track_caller]
+pub fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "no answer in 20 seconds"
+        );
+        std::thread::yield_now();
+    }
+}
+
 const SKIPPED: &str = "not checked: ";
 
 /// Says in one line what was not checked, and why.

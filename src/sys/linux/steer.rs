@@ -4,6 +4,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use crate::Instruction;
 use crate::sys::unix::{check, set_option};
@@ -139,12 +140,19 @@ fn probe() -> io::Result<bool> {
         let cpu = current_cpu()?;
         pin(pinned.as_fd(), Some(cpu))?;
         sender.send_to(&[0], addr)?;
-        // Loopback delivers on the sender's processor before it returns.
+        // On loopback the sender's processor delivers, if not before send_to returns then soon.
         let moved = current_cpu()? != cpu;
-        match (pinned.recv(&mut [0]).is_ok(), other.recv(&mut [0]).is_ok()) {
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let got = loop {
+            match (pinned.recv(&mut [0]).is_ok(), other.recv(&mut [0]).is_ok()) {
+                (false, false) if Instant::now() < deadline => std::thread::yield_now(),
+                (got, _) => break got,
+            }
+        };
+        match got {
             _ if moved => {}
-            (true, false) => seen += 1,
-            _ => return Ok(false),
+            true => seen += 1,
+            false => return Ok(false),
         }
         if seen == ENOUGH {
             return Ok(true);
