@@ -4,23 +4,31 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::sys::{self, Description, Family, Kind, OwnedFd};
-use crate::{Error, ReusePort, options};
+use crate::{Error, ReusePort, options, trace};
 
 /// A descriptor that is what it was said to be, and bound; no child of this process will have it.
 #[derive(Debug)]
 pub(crate) struct Adopted {
     pub(crate) fd: OwnedFd,
+    kind: Kind,
     pub(crate) addr: SocketAddr,
 }
 
 pub(crate) fn listener<R: ReusePort>(fd: OwnedFd) -> Result<R::TcpListener, Error> {
-    let fd = socket(fd, Kind::Tcp)?.in_mode(R::NONBLOCKING)?;
+    let fd = whole(fd, Kind::Tcp, R::NONBLOCKING)?;
     R::tcp_listener(fd.into()).map_err(options::not_taken)
 }
 
 pub(crate) fn packet<R: ReusePort>(fd: OwnedFd) -> Result<R::UdpSocket, Error> {
-    let fd = socket(fd, Kind::Udp)?.in_mode(R::NONBLOCKING)?;
+    let fd = whole(fd, Kind::Udp, R::NONBLOCKING)?;
     R::udp_socket(fd.into()).map_err(options::not_taken)
+}
+
+/// Takes a socket, shared or not, in that mode.
+fn whole(fd: OwnedFd, kind: Kind, nonblocking: bool) -> Result<OwnedFd, Error> {
+    socket(fd, kind)
+        .and_then(|adopted| adopted.in_mode(nonblocking))
+        .inspect_err(trace::refused)
 }
 
 /// Takes a socket that shares its port, in the mode that std's sockets have.
@@ -35,15 +43,18 @@ pub(crate) fn member(fd: OwnedFd, kind: Kind) -> Result<Adopted, Error> {
     let Adopted { addr, .. } = adopted;
     Ok(Adopted {
         fd: adopted.in_mode(false)?,
+        kind,
         addr,
     })
 }
 
 impl Adopted {
     fn in_mode(self, nonblocking: bool) -> Result<OwnedFd, Error> {
-        sys::set_nonblocking(&self.fd, nonblocking)
-            .map_err(|error| Error::system(cannot(&self.fd), error).at(self.addr))?;
-        Ok(self.fd)
+        let Self { fd, kind, addr } = self;
+        sys::set_nonblocking(&fd, nonblocking)
+            .map_err(|error| Error::system(cannot(&fd), error).at(addr))?;
+        trace::adopted(kind, addr);
+        Ok(fd)
     }
 }
 
@@ -61,7 +72,7 @@ fn socket(fd: OwnedFd, kind: Kind) -> Result<Adopted, Error> {
     let addr = judge(&description, kind).map_err(|why| Error::invalid(cannot(&fd), why))?;
     sys::set_close_on_exec(sys::borrow(&fd))
         .map_err(|error| Error::system(cannot(&fd), error).at(addr))?;
-    Ok(Adopted { fd, addr })
+    Ok(Adopted { fd, kind, addr })
 }
 
 fn cannot(fd: &OwnedFd) -> String {

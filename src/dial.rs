@@ -6,7 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use crate::addr::{Place, Target};
 use crate::opening::{Opening, Purpose};
 use crate::sys::{self, AsFd, Kind};
-use crate::{Error, Family, Net, Options, ToAddr};
+use crate::{Error, Family, Net, Options, ToAddr, trace};
 
 /// A connection from one port to one peer.
 #[derive(Clone, Copy, Debug)]
@@ -20,12 +20,15 @@ pub(crate) async fn dial<R: Net>(
     local: Result<Target, Error>,
     remote: SocketAddr,
 ) -> Result<R::TcpStream, Error> {
-    let (stream, route) = start(options, local?, remote, R::NONBLOCKING)?;
-    let stream = R::connected(stream)
-        .await
-        .map_err(|error| route.refused(error))?;
-    route.check(&stream)?;
-    Ok(stream)
+    let dialed = async {
+        let (stream, route) = start(options, local?, remote, R::NONBLOCKING)?;
+        let stream = R::connected(stream)
+            .await
+            .map_err(|error| route.refused(error))?;
+        route.check(&stream)?;
+        Ok(stream)
+    };
+    dialed.await.inspect_err(trace::refused)
 }
 
 pub(crate) fn dial_blocking(
@@ -33,9 +36,12 @@ pub(crate) fn dial_blocking(
     local: impl ToAddr,
     remote: SocketAddr,
 ) -> Result<TcpStream, Error> {
-    let (stream, route) = start(options, local.target()?, remote, false)?;
-    route.check(&stream)?;
-    Ok(stream)
+    let dial = || {
+        let (stream, route) = start(options, local.target()?, remote, false)?;
+        route.check(&stream)?;
+        Ok(stream)
+    };
+    dial().inspect_err(trace::refused)
 }
 
 /// Binds, and connects; without `nonblocking` the connection stands when this returns.
@@ -93,14 +99,18 @@ impl Route {
     /// one port.
     fn check(self, stream: &impl AsFd) -> Result<(), Error> {
         let Self { local, remote } = self;
-        if local.port() != 0 && local.port() != remote.port() {
-            return Ok(());
-        }
-        if sys::is_connected_to_itself(stream).map_err(|error| self.refused(error))? {
+        let may_be_itself = local.port() == 0 || local.port() == remote.port();
+        let itself = may_be_itself && self.is_to_itself(stream)?;
+        if itself {
             sys::reset_at_close(stream).map_err(|error| self.refused(error))?;
             return Err(self.to_itself());
         }
+        trace::dialed(local, remote);
         Ok(())
+    }
+
+    fn is_to_itself(self, stream: &impl AsFd) -> Result<bool, Error> {
+        sys::is_connected_to_itself(stream).map_err(|error| self.refused(error))
     }
 
     fn to_itself(self) -> Error {

@@ -4,7 +4,7 @@ use std::{slice, vec};
 
 use crate::opening::{Opening, Purpose};
 use crate::sys::{self, OwnedFd};
-use crate::{Error, Member, Options, Roster, Socket, Spread, Steering, ToAddr, adopt};
+use crate::{Error, Member, Options, Roster, Socket, Spread, Steering, ToAddr, adopt, trace};
 
 /// Sockets on one port that were opened together, before any of them serves.
 ///
@@ -84,8 +84,9 @@ pub(crate) fn open<S: Socket>(
         members.push(Member::new(socket, index));
     }
     let group = Group::new(opening.addr(), members, spread, new);
+    trace::opened_group(S::KIND, group.addr, n, spread);
     if !matches!(options.steering, Steering::Hash) {
-        group.steer(&options.steering)?;
+        group.roster.steer_all(&group.members, &options.steering)?;
     }
     Ok(group)
 }
@@ -113,6 +114,10 @@ impl<S: Socket> Group<S> {
     /// socket of this kind or does not share its port, where two are on different addresses, or are
     /// one socket. All of them are closed then.
     pub fn adopt<F: Into<OwnedFd>>(fds: impl IntoIterator<Item = F>) -> Result<Self, Error> {
+        Self::adopt_all(fds).inspect_err(trace::refused)
+    }
+
+    fn adopt_all<F: Into<OwnedFd>>(fds: impl IntoIterator<Item = F>) -> Result<Self, Error> {
         // Taken in full first, so that all are closed whatever happens.
         let fds: Vec<OwnedFd> = fds.into_iter().map(Into::into).collect();
         let mut seen = HashSet::with_capacity(fds.len());
@@ -186,7 +191,9 @@ impl<S: Socket> Group<S> {
     /// [`Unsupported`](std::io::ErrorKind::Unsupported) where the system or the protocol cannot be
     /// steered.
     pub fn steer(&self, steering: &Steering) -> Result<(), Error> {
-        self.roster.steer_all(&self.members, steering)
+        self.roster
+            .steer_all(&self.members, steering)
+            .inspect_err(trace::refused)
     }
 
     /// The table by which the group is steered when its members have gone to their threads.

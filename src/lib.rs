@@ -30,6 +30,7 @@ mod spread;
 mod steering;
 mod support;
 mod sys;
+mod trace;
 
 #[path = "../backends/mod.rs"]
 mod backends;

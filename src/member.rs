@@ -1,5 +1,5 @@
 use crate::sys::{self, OwnedFd};
-use crate::{Error, ReusePort, Socket, adopt, options};
+use crate::{Error, ReusePort, Socket, adopt, options, trace};
 
 /// One socket of a group, which belongs to no runtime yet.
 ///
@@ -50,7 +50,7 @@ impl<S: Socket> Member<S> {
     /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where it is no socket of this kind, or
     /// does not share its port. It is closed then.
     pub fn adopt(fd: impl Into<OwnedFd>) -> Result<Self, Error> {
-        let adopted = adopt::member(fd.into(), S::KIND)?;
+        let adopted = adopt::member(fd.into(), S::KIND).inspect_err(trace::refused)?;
         Ok(Self::new(adopted.fd.into(), 0))
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::addr::sealed::ToAddr as _;
 use crate::opening::{Opening, Purpose};
-use crate::sys::{BorrowedFd, Kind};
-use crate::{Error, Family, Group, Net, ReusePort, Spread, Steering, ToAddr, dial, group};
+use crate::sys::{BorrowedFd, Kind, Socket};
+use crate::{Error, Family, Group, Net, ReusePort, Spread, Steering, ToAddr, dial, group, trace};
 
 /// How to open sockets that share a port.
 ///
@@ -154,9 +154,7 @@ impl Options {
     /// Where the runtime does: see its marker type.
     #[doc(alias("SO_REUSEPORT", "SO_REUSEPORT_LB", "Listen", "bind"))]
     pub fn listen<R: ReusePort>(&self, addr: impl ToAddr) -> Result<R::TcpListener, Error> {
-        let opening = Opening::new(self, Kind::Tcp, addr)?;
-        opening.check_unsteered()?;
-        let socket = opening.open(Purpose::Share, R::NONBLOCKING)?;
+        let socket = self.open(Kind::Tcp, addr, R::NONBLOCKING)?;
         R::tcp_listener(socket.into_listener()).map_err(not_taken)
     }
 
@@ -175,13 +173,26 @@ impl Options {
     /// Where the runtime does: see its marker type.
     #[doc(alias("SO_REUSEPORT", "SO_REUSEPORT_LB", "ListenPacket", "bind"))]
     pub fn listen_packet<R: ReusePort>(&self, addr: impl ToAddr) -> Result<R::UdpSocket, Error> {
-        let opening = Opening::new(self, Kind::Udp, addr)?;
-        opening.check_unsteered()?;
-        let socket = opening.open(Purpose::Share, R::NONBLOCKING)?;
+        let socket = self.open(Kind::Udp, addr, R::NONBLOCKING)?;
         R::udp_socket(socket.into_udp()).map_err(not_taken)
     }
 
+    /// One socket that shares its port.
+    fn open(&self, kind: Kind, addr: impl ToAddr, nonblocking: bool) -> Result<Socket, Error> {
+        let open = || {
+            let opening = Opening::new(self, kind, addr)?;
+            opening.check_unsteered()?;
+            opening.open(Purpose::Share, nonblocking)
+        };
+        let socket = open().inspect_err(trace::refused)?;
+        trace::opened(kind, &socket.lend());
+        Ok(socket)
+    }
+
     /// Opens `n` TCP listeners on one port, all or none.
+    ///
+    /// Each has its own queue where the kernel spreads the load over them, and all have one where it
+    /// does not: see [`Spread`].
     ///
     /// The group is new: where anybody holds the port already, this user included, opening it
     /// fails. On Linux that is proven by the kernel at the first member's bind, and member *i* is
@@ -207,10 +218,10 @@ impl Options {
     ///
     /// As [`listen`](Self::listen), and [`AddrInUse`](io::ErrorKind::AddrInUse) with
     /// [`Holder::Group`](crate::Holder::Group) where this user has a group on the port.
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for 0 members, or more than
-    /// [`group_limit`](crate::Support::group_limit).
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for 0 members, for more than
+    /// [`group_limit`](crate::Support::group_limit), and as [`Group::steer`].
     pub fn group(&self, addr: impl ToAddr, n: usize) -> Result<Group<TcpListener>, Error> {
-        group::open(self, addr, n)
+        group::open(self, addr, n).inspect_err(trace::refused)
     }
 
     /// Opens `n` UDP sockets on one port, all or none.
@@ -221,7 +232,7 @@ impl Options {
     ///
     /// As [`group`](Self::group).
     pub fn packet_group(&self, addr: impl ToAddr, n: usize) -> Result<Group<UdpSocket>, Error> {
-        group::open(self, addr, n)
+        group::open(self, addr, n).inspect_err(trace::refused)
     }
 
     /// Connects to `remote` from a port that listeners share.
@@ -272,7 +283,9 @@ impl Options {
 
 /// The sentence for a socket that was opened, and then refused by the runtime.
 pub(crate) fn not_taken(error: io::Error) -> Error {
-    Error::system("the runtime did not take the socket", error)
+    let error = Error::system("the runtime did not take the socket", error);
+    trace::refused(&error);
+    error
 }
 
 impl fmt::Debug for Options {

@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sys::{self, AsFd, BorrowedFd, Dispatch, Kind};
-use crate::{Error, Member, Socket, Spread, Steering};
+use crate::{Error, Member, Socket, Spread, Steering, trace};
 
 /// Who stands where in the kernel's group, while its members work on threads of their own.
 ///
@@ -88,7 +88,9 @@ impl Roster {
     ///
     /// As [`Group::steer`](crate::Group::steer).
     pub fn steer(&self, open: &impl AsFd, steering: &Steering) -> Result<(), Error> {
-        self.table().steer(sys::borrow(open), steering)
+        self.table()
+            .steer(sys::borrow(open), steering)
+            .inspect_err(trace::refused)
     }
 
     /// Closes a member, and steers what is left.
@@ -105,7 +107,9 @@ impl Roster {
         // Under the lock, so that the table sees the members leave in the kernel's order.
         let mut table = self.table();
         drop(socket);
-        table.close(member, sys::borrow(open))
+        let closed = table.close(member, sys::borrow(open));
+        trace::closed(table.addr, member, table.places.as_deref());
+        closed.inspect_err(trace::refused)
     }
 
     /// Steers a group that is whole, of which every descriptor is at hand.
@@ -145,6 +149,7 @@ impl Table {
         self.check(steering)?;
         self.attach(via, steering)?;
         self.steering = steering.clone();
+        trace::steered(self.addr, steering);
         Ok(())
     }
 
@@ -194,6 +199,7 @@ impl Table {
             }
         }
         self.steering = steering.clone();
+        trace::steered(self.addr, steering);
         Ok(())
     }
 

@@ -22,7 +22,8 @@ pub struct Support {
     pub steers: bool,
     /// Can one shared socket take IPv6 and IPv4?
     pub dual_stack: bool,
-    /// The most sockets that one group can have; `usize::MAX` where only descriptors run out.
+    /// The most members that a group with a queue each can have; `usize::MAX` where only
+    /// descriptors run out, as they do for a group with one queue everywhere.
     pub group_limit: usize,
 }
 
