@@ -45,7 +45,10 @@ struct Table {
     /// The member in each place. None: joined or adopted, so that nobody knows.
     places: Option<Vec<usize>>,
     spread: Spread,
-    steering: Steering,
+    /// The processors when `Cpu` was first set: a worker that closes its member may use only one.
+    cpus: Vec<usize>,
+    /// What is attached as a program of indices, and so anew when a member has closed.
+    indexed: Option<Steering>,
     /// Has SO_INCOMING_CPU been set on the members, where only their owners can take it back?
     pinned: bool,
 }
@@ -63,7 +66,8 @@ impl Roster {
             members,
             places: (new && spread == Spread::Kernel).then(|| (0..members).collect()),
             spread,
-            steering: Steering::Hash,
+            cpus: Vec::new(),
+            indexed: None,
             pinned: false,
         })))
     }
@@ -131,14 +135,12 @@ impl Table {
         Error::invalid(self.cannot(), why.into()).at(self.addr)
     }
 
-    fn check(&self, steering: &Steering) -> Result<(), Error> {
+    fn check(&mut self, steering: &Steering) -> Result<(), Error> {
+        if matches!(steering, Steering::Cpu) && self.cpus.is_empty() {
+            self.cpus = sys::cpus();
+        }
         if self.spread == Spread::Queue && !matches!(steering, Steering::Hash) {
             return Err(self.invalid("its members have one queue together, and nothing to choose"));
-        }
-        if steering.needs_places() && self.places.is_none() {
-            return Err(self.invalid(
-                "it was adopted or joined others, so that nobody knows its members' places",
-            ));
         }
         steering
             .check(self.kind, self.members)
@@ -148,23 +150,29 @@ impl Table {
     fn steer(&mut self, via: BorrowedFd<'_>, steering: &Steering) -> Result<(), Error> {
         self.check(steering)?;
         self.attach(via, steering)?;
-        self.steering = steering.clone();
         trace::steered(self.addr, steering);
         Ok(())
     }
 
-    fn attach(&self, via: BorrowedFd<'_>, steering: &Steering) -> Result<(), Error> {
-        let places = self.places.as_deref().unwrap_or_default();
+    fn attach(&mut self, via: BorrowedFd<'_>, steering: &Steering) -> Result<(), Error> {
         // Members that are pinned stay so when no program is over them; equal weights hide that.
         let equal = Steering::Weights(vec![1; self.members]);
         let steering = match steering {
             Steering::Hash if self.pinned => &equal,
             steering => steering,
         };
+        if steering.needs_places() && self.places.is_none() {
+            return Err(self.invalid(
+                "it was adopted or joined others, so that nobody knows its members' places",
+            ));
+        }
+        let places = self.places.as_deref().unwrap_or_default();
         let dispatch = steering
-            .dispatch(self.kind, places)
+            .dispatch(self.kind, places, &self.cpus)
             .map_err(|why| self.invalid(why))?;
-        sys::dispatch(via, &dispatch).map_err(|error| self.refused(error))
+        sys::dispatch(via, &dispatch).map_err(|error| self.refused(error))?;
+        self.indexed = steering.needs_places().then(|| steering.clone());
+        Ok(())
     }
 
     fn refused(&self, error: std::io::Error) -> Error {
@@ -181,24 +189,24 @@ impl Table {
             return Ok(());
         };
         self.check(steering)?;
+        let via = sys::borrow(first);
         if matches!(steering, Steering::Cpu) && sys::pins_groups() {
-            let cpus = sys::cpus();
-            self.pin(members, |index| {
-                cpus.get(index % cpus.len().max(1)).copied()
-            })?;
             self.pinned = true;
-            sys::dispatch(sys::borrow(first), &Dispatch::Hash)
-                .map_err(|error| self.refused(error))?;
+            self.pin(members, |index| Steering::cpu_of(index, &self.cpus))?;
+            sys::dispatch(via, &Dispatch::Hash).map_err(|error| self.refused(error))?;
+            self.indexed = None;
+        } else if self.pinned && matches!(steering, Steering::Hash) {
+            self.pin(members, |_| None)?;
+            self.pinned = false;
+            self.attach(via, steering)?;
         } else {
-            // Over the pins, as long as they are there.
-            self.attach(sys::borrow(first), steering)?;
+            // The program first: it is over the pins.
+            self.attach(via, steering)?;
             if self.pinned {
                 self.pin(members, |_| None)?;
                 self.pinned = false;
-                self.attach(sys::borrow(first), steering)?;
             }
         }
-        self.steering = steering.clone();
         trace::steered(self.addr, steering);
         Ok(())
     }
@@ -221,11 +229,9 @@ impl Table {
             return Err(self.invalid(format!("it has no member {member}")));
         };
         places.swap_remove(place);
-        let steering = self.steering.clone();
-        match steering {
-            Steering::Cpu if self.pinned => Ok(()),
-            steering if steering.needs_places() => self.attach(via, &steering),
-            _ => Ok(()),
+        match self.indexed.clone() {
+            Some(steering) => self.attach(via, &steering),
+            None => Ok(()),
         }
     }
 }

@@ -31,7 +31,8 @@ pub enum Steering {
     #[default]
     Hash,
     /// The member of the processor that handled the packet: member *i* has the *i*-th processor
-    /// that this thread may use when it is set, as `core_affinity::get_core_ids` numbers them.
+    /// that the thread which opens the group may use, as `core_affinity::get_core_ids` numbers
+    /// them.
     ///
     /// For workers that are pinned, each to its processor, so that a connection stays where its
     /// packets arrive. It is worse than `Hash` where fewer processors handle packets than there are
@@ -39,6 +40,22 @@ pub enum Steering {
     ///
     /// By `SO_INCOMING_CPU` on each member where the kernel honours that in groups (Linux 6.2, and
     /// earlier where it was carried back), which needs no indices; else by a program.
+    ///
+    /// ```no_run
+    /// # #[cfg(target_os = "linux")] {
+    /// use reuseport::{Options, Std, Steering};
+    ///
+    /// let cores = core_affinity::get_core_ids().unwrap_or_default();
+    /// let group = Options::new().steering(Steering::Cpu).group("[::]:443", cores.len())?;
+    /// for (member, core) in group.into_iter().zip(cores) {
+    ///     std::thread::spawn(move || {
+    ///         core_affinity::set_for_current(core);
+    ///         member.attach::<Std>()
+    ///     });
+    /// }
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     Cpu,
     /// Member *i* gets its share of the sum, and nothing for weight 0. A flow of datagrams stays
     /// with one member.
@@ -154,20 +171,28 @@ impl Steering {
         }
     }
 
+    /// The processor of a member; members beyond the processors begin anew.
+    pub(crate) fn cpu_of(member: usize, cpus: &[usize]) -> Option<usize> {
+        cpus.get(member % cpus.len().max(1)).copied()
+    }
+
     /// The program for members that stand in `places`, by the kernel's index.
     ///
     /// Members of the list have left when they are in no place.
-    pub(crate) fn dispatch(&self, kind: Kind, places: &[usize]) -> Result<Dispatch<'_>, String> {
+    pub(crate) fn dispatch(
+        &self,
+        kind: Kind,
+        places: &[usize],
+        cpus: &[usize],
+    ) -> Result<Dispatch<'_>, String> {
         let places = || places.iter().enumerate();
         let program = match self {
             Self::Hash => return Ok(Dispatch::Hash),
             Self::Ebpf(program) => return Ok(Dispatch::Ebpf(sys::borrow(&**program))),
             Self::Program(program) => program.clone(),
             Self::Cpu => {
-                let cpus = sys::cpus();
-                let of = |member: usize| cpus.get(member % cpus.len().max(1)).copied();
                 let indices: Vec<_> = places()
-                    .filter_map(|(index, &member)| Some((of(member)?, index)))
+                    .filter_map(|(index, &member)| Some((Self::cpu_of(member, cpus)?, index)))
                     .collect();
                 program::by_cpu(&indices)
             }

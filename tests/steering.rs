@@ -347,6 +347,85 @@ fn udp_program_of_ones_own() {
     a_program_of_ones_own::<UdpSocket>();
 }
 
+/// Loads the eBPF program `return index`; None where that is not allowed.
+#[allow(unsafe_code, reason = "nothing safe loads a program")]
+fn load_ebpf(index: i32) -> Option<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    const PROG_LOAD: libc::c_long = 5;
+    const SOCKET_FILTER: u32 = 1;
+    /// The beginning of bpf(2)'s attributes for BPF_PROG_LOAD.
+    #[repr(C)]
+    struct Attributes {
+        kind: u32,
+        len: u32,
+        instructions: u64,
+        license: u64,
+    }
+    // mov r0, index; exit
+    let program = [0xb7 | (index as u64) << 32, 0x95].map(u64::to_le);
+    let attributes = Attributes {
+        kind: SOCKET_FILTER,
+        len: 2,
+        instructions: program.as_ptr() as u64,
+        license: c"MIT".as_ptr() as u64,
+    };
+    // SAFETY: the attributes and what they point to are valid for the call.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_LOAD,
+            &raw const attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    if fd == -1 {
+        let error = std::io::Error::last_os_error();
+        util::skip(&format!(
+            "steering by eBPF (cannot load a program: {error})"
+        ));
+        return None;
+    }
+    // SAFETY: the kernel just made this descriptor, and nobody else knows it.
+    Some(unsafe { std::os::fd::OwnedFd::from_raw_fd(fd as i32) })
+}
+
+fn an_ebpf_program<S: Kind>() {
+    let Some(program) = load_ebpf(1) else { return };
+    let open = Open::<S>::new(
+        &Options::new().steering(Steering::Ebpf(program.into())),
+        "127.0.0.1:",
+        3,
+    );
+    assert_eq!(open.counts(30, b"?")[1], 30);
+    open.steer(&Steering::Hash);
+    let counts = open.counts(200, b"?");
+    assert!(counts[..3].iter().all(|&count| count > 0), "{counts:?}");
+}
+
+#[test]
+fn tcp_ebpf_program() {
+    an_ebpf_program::<TcpListener>();
+}
+
+#[test]
+fn udp_ebpf_program() {
+    an_ebpf_program::<UdpSocket>();
+}
+
+/// What is no program is refused, and the group is as it was.
+#[test]
+fn what_is_no_ebpf_program_is_refused() {
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let group = Options::new().group("127.0.0.1:0", 2).unwrap();
+    let error = group
+        .steer(&Steering::Ebpf(std::sync::Arc::new(file.into())))
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("the kernel refuses the program"),
+        "{error}"
+    );
+}
+
 /// From each processor, its member; by the option where the kernel honours it, else by a program.
 fn by_processor<S: Kind>() {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -387,9 +466,29 @@ fn by_processor<S: Kind>() {
         let counts = open.counts(200, b"?");
         assert!(counts[..n].iter().all(|&count| count > 0), "{counts:?}");
         open.steer(&Steering::Cpu);
+        // The thread that closes may be pinned, as a worker is.
+        let mut one = CpuSet::new();
+        one.set(cpus[0]);
+        sched_setaffinity(None, &one).unwrap();
         open.close(0);
         check(&open);
     }
+}
+
+/// Pinned members whose owners are elsewhere are hashed again, also after one has left.
+#[test]
+fn pins_are_hidden_where_they_cannot_be_taken_back() {
+    let options = Options::new().steering(Steering::Cpu);
+    let mut open = Open::<TcpListener>::new(&options, "127.0.0.1:", 4);
+    open.steer(&Steering::Hash);
+    let counts = open.counts(200, b"?");
+    assert!(counts[..4].iter().all(|&count| count > 0), "{counts:?}");
+    open.close(1);
+    let counts = open.counts(200, b"?");
+    assert!(
+        [0, 2, 3].iter().all(|&number| counts[number] > 0),
+        "{counts:?}"
+    );
 }
 
 #[test]
