@@ -7,7 +7,7 @@ use async_io::Async;
 
 use crate::{Net, ReusePort};
 
-/// [async-std](https://docs.rs/async-std), which is no longer developed (RUSTSEC-2025-0052); its
+/// [async-std](::async_std), which is no longer developed (RUSTSEC-2025-0052); its
 /// authors name smol.
 ///
 /// It is here for those who have it.

@@ -7,7 +7,7 @@ use ::smol::net::{TcpListener, TcpStream, UdpSocket, resolve};
 
 use crate::{Net, ReusePort};
 
-/// [smol](https://docs.rs/smol), and every other executor: its sockets work on any thread.
+/// [smol](::smol), and every other executor: its sockets work on any thread.
 ///
 /// ```
 /// use reuseport::{ReusePort, Smol};

@@ -7,7 +7,7 @@ use ::tokio::runtime::Handle;
 
 use crate::{Net, ReusePort};
 
-/// [tokio](https://docs.rs/tokio).
+/// [tokio](::tokio).
 ///
 /// A socket belongs to the runtime of the thread that opens or [attaches](crate::Member::attach)
 /// it; without one that is an error.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use crate::sys::{self, Description, Family, Kind, OwnedFd};
-use crate::{Error, ReusePort, options, trace};
+use crate::{Error, ReusePort, trace};
 
 /// A descriptor that is what it was said to be, and bound; no child of this process will have it.
 #[derive(Debug)]
@@ -16,12 +16,12 @@ pub(crate) struct Adopted {
 
 pub(crate) fn listener<R: ReusePort>(fd: OwnedFd) -> Result<R::TcpListener, Error> {
     let fd = whole(fd, Kind::Tcp, R::NONBLOCKING)?;
-    R::tcp_listener(fd.into()).map_err(options::not_taken)
+    R::tcp_listener(fd.into()).map_err(Error::not_taken)
 }
 
 pub(crate) fn packet<R: ReusePort>(fd: OwnedFd) -> Result<R::UdpSocket, Error> {
     let fd = whole(fd, Kind::Udp, R::NONBLOCKING)?;
-    R::udp_socket(fd.into()).map_err(options::not_taken)
+    R::udp_socket(fd.into()).map_err(Error::not_taken)
 }
 
 /// Takes a socket, shared or not, in that mode.

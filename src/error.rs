@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::{error, fmt, io};
 
-use crate::Holder;
+use crate::{Holder, trace};
 
 /// Why a socket could not be opened, adopted, dialed or given to a runtime.
 ///
@@ -57,6 +57,13 @@ impl Error {
         why: impl Into<Cow<'static, str>>,
     ) -> Self {
         Self::refused(io::ErrorKind::InvalidInput, what, why)
+    }
+
+    /// A socket was opened, and then the runtime refused it.
+    pub(crate) fn not_taken(io: io::Error) -> Self {
+        let error = Self::system("the runtime did not take the socket", io);
+        trace::refused(&error);
+        error
     }
 
     pub(crate) fn at(mut self, addr: SocketAddr) -> Self {

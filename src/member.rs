@@ -1,5 +1,5 @@
 use crate::sys::{self, OwnedFd};
-use crate::{Error, ReusePort, Socket, adopt, options, trace};
+use crate::{Error, ReusePort, Socket, adopt, trace};
 
 /// One socket of a group, which belongs to no runtime yet.
 ///
@@ -71,9 +71,9 @@ impl<S: Socket> Member<S> {
     /// Where the runtime does: see its marker type.
     pub fn attach<R: ReusePort>(self) -> Result<S::In<R>, Error> {
         if R::NONBLOCKING {
-            sys::set_nonblocking(&self.socket, true).map_err(options::not_taken)?;
+            sys::set_nonblocking(&self.socket, true).map_err(Error::not_taken)?;
         }
-        self.socket.enter::<R>().map_err(options::not_taken)
+        self.socket.enter::<R>().map_err(Error::not_taken)
     }
 
     /// std's own socket, in blocking mode, for libraries that take that (quinn, tonic, trillium).

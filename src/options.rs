@@ -155,7 +155,7 @@ impl Options {
     #[doc(alias("SO_REUSEPORT", "SO_REUSEPORT_LB", "Listen", "bind"))]
     pub fn listen<R: ReusePort>(&self, addr: impl ToAddr) -> Result<R::TcpListener, Error> {
         let socket = self.open(Kind::Tcp, addr, R::NONBLOCKING)?;
-        R::tcp_listener(socket.into_listener()).map_err(not_taken)
+        R::tcp_listener(socket.into_listener()).map_err(Error::not_taken)
     }
 
     /// Opens a UDP socket that shares its port with every other one that asked in this way.
@@ -174,7 +174,7 @@ impl Options {
     #[doc(alias("SO_REUSEPORT", "SO_REUSEPORT_LB", "ListenPacket", "bind"))]
     pub fn listen_packet<R: ReusePort>(&self, addr: impl ToAddr) -> Result<R::UdpSocket, Error> {
         let socket = self.open(Kind::Udp, addr, R::NONBLOCKING)?;
-        R::udp_socket(socket.into_udp()).map_err(not_taken)
+        R::udp_socket(socket.into_udp()).map_err(Error::not_taken)
     }
 
     /// One socket that shares its port.
@@ -279,13 +279,6 @@ impl Options {
     ) -> Result<std::net::TcpStream, Error> {
         dial::dial_blocking(self, local, remote)
     }
-}
-
-/// The sentence for a socket that was opened, and then refused by the runtime.
-pub(crate) fn not_taken(error: io::Error) -> Error {
-    let error = Error::system("the runtime did not take the socket", error);
-    trace::refused(&error);
-    error
 }
 
 impl fmt::Debug for Options {

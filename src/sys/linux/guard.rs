@@ -8,16 +8,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::steer;
-use crate::Instruction;
-
-/// `ret #-1`: no member has this index, so the kernel's hash decides as it would without a program.
-pub(super) const TO_THE_HASH: Instruction = Instruction {
-    code: 0x06,
-    jt: 0,
-    jf: 0,
-    k: u32::MAX,
-};
+use super::steer::{self, TO_THE_HASH};
 
 pub(super) fn attach(fd: BorrowedFd<'_>) -> io::Result<()> {
     steer::attach(fd, &[TO_THE_HASH])

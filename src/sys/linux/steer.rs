@@ -10,6 +10,14 @@ use crate::Instruction;
 use crate::sys::unix::{check, set_option};
 use crate::sys::{Dispatch, Kind, Socket};
 
+/// `ret #-1`: no member has this index, so the kernel's hash decides as it would without a program.
+pub(super) const TO_THE_HASH: Instruction = Instruction {
+    code: 0x06,
+    jt: 0,
+    jf: 0,
+    k: u32::MAX,
+};
+
 /// Puts a program in the place of the one that the group of `fd` has.
 pub(super) fn attach(fd: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
     let mut filter: Vec<_> = program
@@ -40,9 +48,7 @@ pub(super) fn detach(fd: BorrowedFd<'_>) -> io::Result<()> {
             Ok(())
         }
         // ENOPROTOOPT: before 5.3 a program could not be taken off, but replaced.
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
-            attach(fd, &[super::guard::TO_THE_HASH])
-        }
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => attach(fd, &[TO_THE_HASH]),
         done => done,
     }
 }
@@ -124,11 +130,10 @@ fn probe() -> io::Result<bool> {
     let any = ([127, 0, 0, 1], 0).into();
     let socket = || Socket::new(Kind::Udp, &any, true);
     let (pinned, other) = (socket()?, socket()?);
+    // Shared only when it has a port, which is nobody else's then.
+    pinned.bind(&any)?;
     crate::sys::share(&pinned)?;
     crate::sys::share(&other)?;
-    super::guard::attach(pinned.as_fd())?;
-    pinned.bind(&any)?;
-    super::guard::detach(pinned.as_fd())?;
     let addr = pinned.local_addr()?;
     other.bind(&addr)?;
     let (pinned, other) = (pinned.into_udp(), other.into_udp());
