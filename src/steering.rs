@@ -73,6 +73,7 @@ pub enum Steering {
 
 /// An instruction of classic BPF: Linux's `sock_filter`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(C)]
 #[allow(missing_docs, reason = "the fields are named as in linux/filter.h")]
 pub struct Instruction {
     pub code: u16,

@@ -67,15 +67,17 @@ fn text_and_port_0_allocate_nothing() {
     );
 }
 
-/// One for the vector of its members, however many there are.
+/// For the list of its members, and for its roster and the list in that, however many there are.
 #[test]
-fn a_group_allocates_once() {
+fn a_group_allocates_three_times() {
     let options = Options::new();
-    assert_eq!(allocations(|| options.group("127.0.0.1:0", 64).unwrap()), 1);
-    assert_eq!(
-        allocations(|| options.packet_group("127.0.0.1:0", 64).unwrap()),
-        1
-    );
+    for n in [1, 64] {
+        assert_eq!(allocations(|| options.group("127.0.0.1:0", n).unwrap()), 3);
+        assert_eq!(
+            allocations(|| options.packet_group("127.0.0.1:0", n).unwrap()),
+            3
+        );
+    }
 }
 
 #[test]

@@ -20,18 +20,17 @@ pub(super) const TO_THE_HASH: Instruction = Instruction {
 
 /// Puts a program in the place of the one that the group of `fd` has.
 pub(super) fn attach(fd: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
-    let mut filter: Vec<_> = program
-        .iter()
-        .map(|&Instruction { code, jt, jf, k }| libc::sock_filter { code, jt, jf, k })
-        .collect();
-    let len = filter
+    const {
+        assert!(size_of::<Instruction>() == size_of::<libc::sock_filter>());
+        assert!(align_of::<Instruction>() == align_of::<libc::sock_filter>());
+    }
+    let len = program
         .len()
         .try_into()
         .map_err(|_| io::ErrorKind::InvalidInput)?;
-    let program = libc::sock_fprog {
-        len,
-        filter: filter.as_mut_ptr(),
-    };
+    // An Instruction has the fields of a sock_filter in its order, and the kernel only reads them.
+    let filter = program.as_ptr().cast_mut().cast();
+    let program = libc::sock_fprog { len, filter };
     set_option(
         fd,
         libc::SOL_SOCKET,
