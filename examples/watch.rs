@@ -1,21 +1,21 @@
 //! Who is on a port, live: `cargo run --example watch -- 8881`
 //!
-//! Run it beside some `http` examples and ask them with curl. A line per socket: its user and
-//! process, the queue of what it has not taken yet, and what the kernel refused or dropped. A full
-//! bar is the longest queue since the start, of at least ten connections or 64 KiB of datagrams.
+//! Run it beside some `http` examples, and ask them. A line per socket: its user and process, the
+//! queue of what it has not taken yet, what the kernel refused or dropped, and connections. A full
+//! bar is the longest queue since the start, or ten connections, or 64 KiB.
 //!
-//! `new` is how many connections were seen in a process that were not there before, and its part of
-//! all such; sockets of one process show the same number, because no system says which of them a
-//! connection came by. It looks ten times a second, and misses what is opened and closed in
-//! between: so it is a sample, in which long connections count for more.
+//! `new` is how many connections were seen in the process that it did not have before, and its part
+//! of all such. Two sockets of one process have the same number, as no system says by which of them
+//! a connection came. It looks ten times a second, and misses what comes and goes in between: a
+//! sample, in which long connections count for more.
 //!
-//! Red is a stranger: of another user or by another name than most. Yellow is a process that is
+//! Red is a stranger: of another user, or by another name, than most. Yellow is a process that is
 //! stopped. `q` and Ctrl-C end it. Where its output is no terminal it prints lines, each second;
 //! with `--once` one time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{env, fs, process, thread};
 
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
@@ -27,201 +27,170 @@ use reuseport::{Occupant, Protocol, occupants};
 const LOOK: Duration = Duration::from_millis(100);
 
 fn main() {
-    let args: Vec<_> = env::args().skip(1).collect();
-    let once = args.iter().any(|arg| arg == "--once");
-    let port = args.iter().find(|arg| *arg != "--once");
-    let Ok(port) = port.map_or("8881", |port| port).parse() else {
+    let (once, port): (Vec<_>, Vec<_>) = env::args().skip(1).partition(|arg| arg == "--once");
+    let Ok(port) = port.first().map_or("8881", |port| port).parse() else {
         eprintln!("usage: watch [port] [--once]");
         process::exit(1);
     };
-    let watch = Watch::new(port);
-    let done = match once || !io::stdout().is_terminal() {
-        true => print(watch, once),
-        false => ratatui::try_init().and_then(|terminal| {
+    let watch = Watch {
+        port,
+        ..Watch::default()
+    };
+    let done = if !once.is_empty() || !io::stdout().is_terminal() {
+        print(watch, !once.is_empty())
+    } else {
+        ratatui::try_init().and_then(|terminal| {
             let done = draw(watch, terminal);
             ratatui::try_restore().and(done)
-        }),
+        })
     };
     // Whoever reads the lines may go, as `head` does.
-    match done {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            eprintln!("{error}");
-            process::exit(1);
-        }
-        _ => {}
+    if let Some(error) = done
+        .err()
+        .filter(|error| error.kind() != io::ErrorKind::BrokenPipe)
+    {
+        eprintln!("{error}");
+        process::exit(1);
     }
 }
 
-/// What was seen of a process so far.
 #[derive(Default)]
-struct Worker {
-    open: BTreeSet<u64>,
-    new: usize,
-    stopped: bool,
-}
-
 struct Watch {
     port: u16,
-    sockets: Vec<Occupant>,
-    workers: BTreeMap<u32, Worker>,
-    looked: bool,
+    lines: Vec<Line>,
+    /// The connections of each process at the last look, and how many were new at any.
+    seen: Option<BTreeMap<u32, (BTreeSet<u64>, usize)>>,
     longest: BTreeMap<Protocol, u32>,
 }
 
-impl Watch {
-    fn new(port: u16) -> Self {
-        Self {
-            port,
-            sockets: Vec::new(),
-            workers: BTreeMap::new(),
-            looked: false,
-            longest: [(Protocol::Tcp, 10), (Protocol::Udp, 64 << 10)].into(),
-        }
-    }
+/// What is said of a socket.
+struct Line {
+    socket: Occupant,
+    process: String,
+    queue: String,
+    open: usize,
+    new: usize,
+    share: usize,
+    stopped: bool,
+    stranger: bool,
+}
 
+impl Watch {
     fn look(&mut self) -> io::Result<()> {
-        self.sockets = occupants(self.port)?;
-        for socket in &self.sockets {
-            let longest = self.longest.entry(socket.protocol).or_default();
+        let sockets = occupants(self.port)?;
+        let last = self.seen.take();
+        let mut seen = BTreeMap::new();
+        for process in sockets.iter().flat_map(|socket| &socket.processes) {
+            let open = BTreeSet::from_iter(process.connections.iter().copied());
+            let new = last.as_ref().map_or(0, |last| match last.get(&process.id) {
+                Some((before, new)) => new + open.difference(before).count(),
+                None => open.len(),
+            });
+            seen.insert(process.id, (open, new));
+        }
+        let all: usize = seen.values().map(|(_, new)| new).sum();
+        let alike = |socket: &Occupant| {
+            let same = |other: &&Occupant| (other.uid, name(other)) == (socket.uid, name(socket));
+            sockets.iter().filter(same).count()
+        };
+        let most = sockets.iter().map(alike).max();
+        let stranger: Vec<_> = sockets
+            .iter()
+            .map(|socket| Some(alike(socket)) < most)
+            .collect();
+
+        self.lines.clear();
+        for (socket, stranger) in sockets.into_iter().zip(stranger) {
+            let least = if socket.protocol == Protocol::Tcp {
+                10
+            } else {
+                64 << 10
+            };
+            let longest = self.longest.entry(socket.protocol).or_insert(least);
             *longest = socket.waiting.max(*longest);
+            let first = socket.processes.first();
+            let new = first.map_or(0, |process| seen[&process.id].1);
+            let limit = socket
+                .limit
+                .map_or(String::new(), |limit| format!("/{limit}"));
+            self.lines.push(Line {
+                process: first.map_or("unknown".to_owned(), |process| {
+                    // A process chooses its name, and might choose what a terminal obeys.
+                    format!(
+                        "{} {}",
+                        process.id,
+                        process.name.replace(char::is_control, "?")
+                    )
+                }),
+                queue: format!("{}{limit}", socket.waiting),
+                open: first.map_or(0, |process| process.connections.len()),
+                new,
+                share: new * 100 / all.max(1),
+                stopped: first.is_some_and(|process| is_stopped(process.id)),
+                stranger,
+                socket,
+            });
         }
-        let ids = self.sockets.iter().flat_map(|socket| &socket.processes);
-        let ids: BTreeSet<_> = ids.map(|process| process.id).collect();
-        let connections = connections(self.port);
-        self.workers.retain(|id, _| ids.contains(id));
-        for id in ids {
-            let worker = self.workers.entry(id).or_default();
-            let open = &sockets_of(id) & &connections;
-            if self.looked {
-                worker.new += open.difference(&worker.open).count();
-            }
-            worker.open = open;
-            worker.stopped = is_stopped(id);
-        }
-        self.looked = true;
+        self.seen = Some(seen);
         Ok(())
     }
-
-    fn worker(&self, socket: &Occupant) -> Option<&Worker> {
-        self.workers.get(&socket.processes.first()?.id)
-    }
-
-    /// The new connections of a socket's process, and how many that is in a hundred.
-    fn new_of(&self, socket: &Occupant) -> (usize, usize) {
-        let new = self.worker(socket).map_or(0, |worker| worker.new);
-        let all: usize = self.workers.values().map(|worker| worker.new).sum();
-        (new, new * 100 / all.max(1))
-    }
-
-    /// Is it unlike the most of them?
-    fn is_stranger(&self, socket: &Occupant) -> bool {
-        let alike = |other: &Occupant| {
-            let like = |socket: &&Occupant| socket.uid == other.uid && name(socket) == name(other);
-            self.sockets.iter().filter(like).count()
-        };
-        alike(socket) < self.sockets.iter().map(alike).max().unwrap_or(0)
-    }
 }
 
-fn name(socket: &Occupant) -> &str {
-    socket.processes.first().map_or("", |process| &process.name)
+fn name(socket: &Occupant) -> Option<&str> {
+    socket
+        .processes
+        .first()
+        .map(|process| process.name.as_str())
 }
 
-/// `4711 http`, and how many other processes have the socket.
-fn process(socket: &Occupant) -> String {
-    let Some(first) = socket.processes.first() else {
-        return "unknown".to_owned();
-    };
-    // A process chooses its name, and might choose what a terminal obeys.
-    let name = first.name.replace(char::is_control, "?");
-    match socket.processes.len() - 1 {
-        0 => format!("{} {name}", first.id),
-        others => format!("{} {name} +{others}", first.id),
-    }
-}
-
-/// The sockets, by inode, that are connections to the port (proc_pid_net(5)).
-fn connections(port: u16) -> BTreeSet<u64> {
-    let tables = ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/net/{table}")));
-    let port = format!(":{port:04X}");
-    let inode = |line: &str| {
-        let fields: Vec<_> = line.split_ascii_whitespace().collect();
-        let ours = fields.get(1)?.ends_with(&port) && fields[3] != "0A";
-        fields.get(9).filter(|_| ours)?.parse().ok()
-    };
-    let tables = tables.into_iter().flatten();
-    tables
-        .flat_map(|text| text.lines().filter_map(inode).collect::<Vec<_>>())
-        .collect()
-}
-
-fn sockets_of(process: u32) -> BTreeSet<u64> {
-    let descriptors = fs::read_dir(format!("/proc/{process}/fd"))
-        .into_iter()
-        .flatten();
-    let inode = |link: &str| {
-        link.strip_prefix("socket:[")?
-            .strip_suffix(']')?
-            .parse()
-            .ok()
-    };
-    let links = descriptors
-        .flatten()
-        .filter_map(|entry| fs::read_link(entry.path()).ok());
-    links.filter_map(|link| inode(link.to_str()?)).collect()
-}
-
+/// State T, after the name, which may have anything in it (proc_pid_stat(5)).
 fn is_stopped(process: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    stat.rsplit(") ")
-        .next()
-        .is_some_and(|rest| rest.starts_with(['T', 't']))
-}
-
-/// `3/4096`, or `3` where the kernel does not say how much may wait.
-fn waiting(socket: &Occupant) -> String {
-    let limit = socket.limit.map(|limit| format!("/{limit}"));
-    format!("{}{}", socket.waiting, limit.unwrap_or_default())
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"));
+    stat.is_ok_and(|stat| {
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('T'))
+    })
 }
 
 fn print(mut watch: Watch, once: bool) -> io::Result<()> {
     loop {
-        let second = Instant::now() + Duration::from_secs(1);
         watch.look()?;
-        while !once && Instant::now() < second {
-            thread::sleep(LOOK);
-            watch.look()?;
-        }
         let mut out = io::stdout().lock();
-        if watch.sockets.is_empty() {
+        if watch.lines.is_empty() {
             writeln!(out, "nobody is on port {}", watch.port)?;
         }
-        for socket in &watch.sockets {
+        for Line {
+            socket,
+            process,
+            queue,
+            open,
+            new,
+            share,
+            ..
+        } in &watch.lines
+        {
             let Occupant {
                 protocol,
                 addr,
                 uid,
                 ..
             } = socket;
-            let (process, waiting) = (process(socket), waiting(socket));
             write!(
                 out,
-                "{protocol} {addr} user {uid} process {process} queue {waiting}"
+                "{protocol} {addr} user {uid} process {process} queue {queue} "
             )?;
-            let worker = watch.worker(socket);
-            let open = worker.map_or(0, |worker| worker.open.len());
-            let (new, share) = watch.new_of(socket);
             let lost = socket.drops.unwrap_or(0);
-            write!(out, " lost {lost} open {open} new {new} ({share} %)")?;
-            let stopped = worker.is_some_and(|worker| worker.stopped);
-            let stranger = watch.is_stranger(socket);
-            let marks = [(stopped, " stopped"), (stranger, " stranger")];
-            let marks = marks.map(|(is, word)| if is { word } else { "" });
-            writeln!(out, "{}", marks.concat())?;
+            writeln!(out, "lost {lost} open {open} new {new} ({share} %)")?;
         }
         if once {
             return Ok(());
         }
+        for _ in 0..9 {
+            thread::sleep(LOOK);
+            watch.look()?;
+        }
+        thread::sleep(LOOK);
     }
 }
 
@@ -229,21 +198,24 @@ fn draw(mut watch: Watch, mut terminal: ratatui::DefaultTerminal) -> io::Result<
     loop {
         watch.look()?;
         terminal.draw(|frame| {
-            let rows = watch.sockets.iter().map(|socket| row(&watch, socket));
-            let widths = [10, 5, 17, 22, 6, 14].map(Constraint::Length);
-            let widths = [[Constraint::Fill(1)].as_slice(), &widths[1..]].concat();
-            let header = Row::new(["socket", "user", "process", "queue", "lost", "new"]).bold();
-            let areas = Layout::vertical([1, 1, 0, 1].map(|height| match height {
+            let [title, table, foot] = Layout::vertical([
+                Constraint::Length(2),
+                Constraint::Fill(1),
+                Constraint::Length(1),
+            ])
+            .areas(frame.area());
+            let text = format!("port {}: {} sockets", watch.port, watch.lines.len());
+            frame.render_widget(text.bold(), title);
+            let names = ["socket", "user", "process", "queue", "lost", "open", "new"];
+            let widths = [0, 5, 14, 15, 5, 4, 13].map(|width| match width {
                 0 => Constraint::Fill(1),
-                height => Constraint::Length(height),
-            }));
-            let [title, _, table, foot] = areas.areas(frame.area());
-            let count = watch.sockets.len();
+                width => Constraint::Length(width),
+            });
+            let rows = watch.lines.iter().map(|line| row(line, &watch.longest));
             frame.render_widget(
-                format!("port {}: {count} sockets", watch.port).bold(),
-                title,
+                Table::new(rows, widths).header(Row::new(names).bold()),
+                table,
             );
-            frame.render_widget(Table::new(rows, widths).header(header), table);
             frame.render_widget("red: a stranger   yellow: stopped   q: end".dim(), foot);
         })?;
         if event::poll(LOOK)? {
@@ -257,31 +229,29 @@ fn draw(mut watch: Watch, mut terminal: ratatui::DefaultTerminal) -> io::Result<
     }
 }
 
-fn row<'a>(watch: &Watch, socket: &Occupant) -> Row<'a> {
-    /// How many of its parts are full.
+fn row(line: &Line, longest: &BTreeMap<Protocol, u32>) -> Row<'static> {
     fn bar(part: usize, whole: usize, width: usize) -> String {
-        let full = (part * width).div_ceil(whole.max(1));
-        format!("{:<width$}", "█".repeat(full))
+        format!("{:<width$}", "█".repeat((part * width).div_ceil(whole)))
     }
-    let longest = watch.longest[&socket.protocol] as usize;
-    let queue = format!(
-        "{} {}",
-        bar(socket.waiting as usize, longest, 8),
-        waiting(socket)
-    );
-    let (new, share) = watch.new_of(socket);
-    let stopped = watch.worker(socket).is_some_and(|worker| worker.stopped);
+    let Occupant {
+        protocol,
+        addr,
+        uid,
+        waiting,
+        drops,
+        ..
+    } = line.socket;
+    let queue = bar(waiting as usize, longest[&protocol] as usize, 5);
     let row = Row::new([
-        format!("{} {}", socket.protocol, socket.addr.ip()),
-        socket.uid.to_string(),
-        process(socket),
-        queue,
-        socket
-            .drops
-            .map_or("?".to_owned(), |drops| drops.to_string()),
-        format!("{} {new} {share}%", bar(share, 100, 5)),
+        format!("{protocol} {addr}"),
+        uid.to_string(),
+        line.process.clone(),
+        format!("{queue} {}", line.queue),
+        drops.map_or("?".to_owned(), |drops| drops.to_string()),
+        line.open.to_string(),
+        format!("{} {} {}%", bar(line.share, 100, 5), line.new, line.share),
     ]);
-    match (watch.is_stranger(socket), stopped) {
+    match (line.stranger, line.stopped) {
         (true, _) => row.fg(Color::Red),
         (false, true) => row.fg(Color::Yellow),
         (false, false) => row,

@@ -41,9 +41,15 @@ pub struct Occupant {
 pub struct Process {
     /// The number of the process.
     pub id: u32,
-    /// Its name, at most 15 bytes, which the process itself may have chosen; of a terminal's
-    /// control characters it can have any.
+    /// Its name, of at most 15 bytes. A process may choose it, and put a terminal's control
+    /// characters into it.
     pub name: String,
+    /// The inodes of the TCP connections on this port that it has, in ascending order: accepted by
+    /// whichever of its listeners, or dialed.
+    ///
+    /// How many there are shows a skew that the kernel's even spreading leaves behind, as where
+    /// some connections live long.
+    pub connections: Vec<u64>,
 }
 
 /// The protocol of a socket.

@@ -20,12 +20,16 @@ const ERROR: u16 = 2;
 const DONE: u16 = 3;
 const INET_DIAG_SKMEMINFO: u16 = 7;
 
+/// ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, LISTEN and CLOSING: in the
+/// other states nobody has a descriptor of a socket that is on a port.
+const HELD: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << LISTEN | 1 << 11;
+
 /// The bytes of struct nlmsghdr, inet_diag_req_v2 and inet_diag_msg.
 const HEADER: usize = 16;
 const QUESTION: usize = 56;
 const ANSWER: usize = 72;
 
-/// Every listener, or every UDP socket, that is bound to the port.
+/// Every listener and connection, or every UDP socket, that is bound to the port.
 pub(super) fn rows(kind: Kind, port: u16) -> io::Result<Vec<Row>> {
     // SAFETY: socket touches no memory.
     let fd = check(unsafe {
@@ -54,7 +58,7 @@ pub(super) fn rows(kind: Kind, port: u16) -> io::Result<Vec<Row>> {
 
 fn question(kind: Kind, family: u8, port: u16) -> Vec<u8> {
     let (protocol, states) = match kind {
-        Kind::Tcp => (libc::IPPROTO_TCP, 1 << LISTEN),
+        Kind::Tcp => (libc::IPPROTO_TCP, HELD),
         Kind::Udp => (libc::IPPROTO_UDP, u32::MAX),
     };
     let mut text = Vec::with_capacity(HEADER + QUESTION);

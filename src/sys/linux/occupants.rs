@@ -1,6 +1,6 @@
 //! Who is on a port: sockets from the kernel's tables, and processes from their descriptors.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -14,13 +14,15 @@ use crate::{Occupant, Process, Protocol};
 
 pub(crate) fn occupants(port: u16) -> io::Result<Vec<Occupant>> {
     let mut occupants = BTreeMap::new();
+    let mut connections = HashSet::new();
     for (kind, protocol) in [(Kind::Tcp, Protocol::Tcp), (Kind::Udp, Protocol::Udp)] {
-        let rows = diag::rows(kind, port).or_else(|_| {
-            table::rows(kind, |row| {
-                row.local.port() == port && (kind == Kind::Udp || row.state == LISTEN)
-            })
-        })?;
-        occupants.extend(rows.into_iter().map(|row| {
+        let rows = diag::rows(kind, port)
+            .or_else(|_| table::rows(kind, |row| row.local.port() == port))?;
+        for row in rows {
+            if kind == Kind::Tcp && row.state != LISTEN {
+                connections.insert(row.inode);
+                continue;
+            }
             let occupant = Occupant {
                 protocol,
                 addr: row.local,
@@ -33,17 +35,17 @@ pub(crate) fn occupants(port: u16) -> io::Result<Vec<Occupant>> {
                 ours: false,
                 processes: Vec::new(),
             };
-            (row.inode, occupant)
-        }));
+            occupants.insert(row.inode, occupant);
+        }
     }
     if !occupants.is_empty() {
-        find_processes(&mut occupants);
+        find_processes(&mut occupants, &connections);
     }
     Ok(occupants.into_values().collect())
 }
 
 /// Adds to each socket, by its inode, the processes that have a descriptor of it.
-fn find_processes(occupants: &mut BTreeMap<u64, Occupant>) {
+fn find_processes(occupants: &mut BTreeMap<u64, Occupant>, connections: &HashSet<u64>) {
     // The number that this process has where /proc was mounted.
     let me = fs::read_link("/proc/self").ok();
     let me = me.and_then(|me| me.to_str()?.parse().ok());
@@ -54,27 +56,33 @@ fn find_processes(occupants: &mut BTreeMap<u64, Occupant>) {
     let mut ids: Vec<u32> = ids.collect();
     ids.sort_unstable();
     for id in ids {
-        let process = Path::new("/proc").join(id.to_string());
-        // Another user's process, or one that has ended.
-        let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
+        let directory = Path::new("/proc").join(id.to_string());
+        // Nothing is read of another user's process, or one that has ended.
+        let descriptors = fs::read_dir(directory.join("fd")).into_iter().flatten();
+        let links = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let inodes: BTreeSet<u64> = links
+            .filter_map(|link| socket_inode(link.as_os_str()))
+            .collect();
+        if !inodes.iter().any(|inode| occupants.contains_key(inode)) {
+            continue;
+        }
+        let Ok(name) = fs::read(directory.join("comm")) else {
             continue;
         };
-        for descriptor in descriptors.flatten() {
-            let link = fs::read_link(descriptor.path());
-            let inode = link.ok().and_then(|link| socket_inode(link.as_os_str()));
-            let Some(occupant) = inode.and_then(|inode| occupants.get_mut(&inode)) else {
-                continue;
-            };
-            // A second descriptor of the same socket.
-            if occupant.processes.last().is_some_and(|last| last.id == id) {
-                continue;
+        let process = Process {
+            id,
+            name: String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into(),
+            connections: inodes
+                .iter()
+                .copied()
+                .filter(|inode| connections.contains(inode))
+                .collect(),
+        };
+        for inode in &inodes {
+            if let Some(occupant) = occupants.get_mut(inode) {
+                occupant.ours |= me == Some(id);
+                occupant.processes.push(process.clone());
             }
-            let Ok(name) = fs::read(process.join("comm")) else {
-                continue;
-            };
-            let name = String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into();
-            occupant.ours |= me == Some(id);
-            occupant.processes.push(Process { id, name });
         }
     }
 }
