@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::sys::{self, Description, Family, Kind, OwnedFd};
+use crate::sys::{self, AsFd, Description, Family, Kind, OwnedFd};
 use crate::{Error, ReusePort, trace};
 
 /// A descriptor that is what it was said to be, and bound; no child of this process will have it.
@@ -59,9 +59,32 @@ impl Adopted {
 }
 
 fn socket(fd: OwnedFd, kind: Kind) -> Result<Adopted, Error> {
-    let description = sys::describe(sys::borrow(&fd)).map_err(|error| {
+    let found = inspect(&fd, kind, || cannot(&fd))?;
+    let addr = judge(&found, kind).map_err(|why| Error::invalid(cannot(&fd), why))?;
+    sys::set_close_on_exec(sys::borrow(&fd))
+        .map_err(|error| Error::system(cannot(&fd), error).at(addr))?;
+    Ok(Adopted { fd, kind, addr })
+}
+
+fn cannot(fd: &OwnedFd) -> String {
+    format!("cannot adopt {}", number(fd))
+}
+
+/// The word for a descriptor in a sentence.
+pub(crate) fn number(fd: &impl AsFd) -> String {
+    format!("descriptor {}", sys::number(fd))
+}
+
+/// Looks at what should be a TCP listener or a UDP socket, connected or not, and says what it is
+/// instead.
+pub(crate) fn inspect(
+    fd: &impl AsFd,
+    kind: Kind,
+    cannot: impl Fn() -> String,
+) -> Result<Description, Error> {
+    let found = sys::describe(sys::borrow(fd)).map_err(|error| {
         let no_socket = sys::is_no_socket(&error);
-        let error = Error::system(cannot(&fd), error);
+        let error = Error::system(cannot(), error);
         match no_socket {
             true => error
                 .why(Some("it is no socket, but a file or a pipe"))
@@ -69,49 +92,47 @@ fn socket(fd: OwnedFd, kind: Kind) -> Result<Adopted, Error> {
             false => error,
         }
     })?;
-    let addr = judge(&description, kind).map_err(|why| Error::invalid(cannot(&fd), why))?;
-    sys::set_close_on_exec(sys::borrow(&fd))
-        .map_err(|error| Error::system(cannot(&fd), error).at(addr))?;
-    Ok(Adopted { fd, kind, addr })
+    match mismatch(&found, kind) {
+        Some(why) => Err(Error::invalid(cannot(), why)),
+        None => Ok(found),
+    }
 }
 
-fn cannot(fd: &OwnedFd) -> String {
-    format!("cannot adopt descriptor {}", sys::number(fd))
-}
-
-/// The address of a socket that is what it was said to be, or what it is instead.
-fn judge(found: &Description, kind: Kind) -> Result<SocketAddr, String> {
+/// What a socket is instead of a TCP listener or a UDP socket.
+fn mismatch(found: &Description, kind: Kind) -> Option<String> {
     let meant = match kind {
         Kind::Tcp => "a TCP listener was meant",
         Kind::Udp => "a UDP socket was meant",
     };
     match found.family {
         Family::Unix => {
-            return Err(format!(
+            return Some(format!(
                 "it is a UNIX socket, which has no port, and {meant}"
             ));
         }
-        Family::Other => return Err(format!("it is no socket of an IP network, and {meant}")),
+        Family::Other => return Some(format!("it is no socket of an IP network, and {meant}")),
         Family::V4 | Family::V6 => {}
     }
     match found.kind {
-        None => return Err(format!("it is neither TCP nor UDP, and {meant}")),
+        None => return Some(format!("it is neither TCP nor UDP, and {meant}")),
         Some(other) if other != kind => {
-            return Err(format!("it is a {} socket, and {meant}", other.name()));
+            return Some(format!("it is a {} socket, and {meant}", other.name()));
         }
         Some(_) => {}
     }
     match (kind, found.peer) {
-        (Kind::Tcp, Some(peer)) => {
-            return Err(format!("it is a TCP connection with {peer}, and {meant}"));
-        }
+        (Kind::Tcp, Some(peer)) => Some(format!("it is a TCP connection with {peer}, and {meant}")),
         (Kind::Tcp, None) if !found.listening => {
-            return Err("it is a TCP socket that does not listen".to_owned());
+            Some("it is a TCP socket that does not listen".to_owned())
         }
-        (Kind::Udp, Some(peer)) => {
-            return Err(format!("it is connected, and receives from {peer} only"));
-        }
-        (_, None) => {}
+        _ => None,
+    }
+}
+
+/// The address of a listener or UDP socket that receives from everybody.
+fn judge(found: &Description, kind: Kind) -> Result<SocketAddr, String> {
+    if let (Kind::Udp, Some(peer)) = (kind, found.peer) {
+        return Err(format!("it is connected, and receives from {peer} only"));
     }
     match found.local {
         Some(addr) if addr.port() != 0 => Ok(addr),

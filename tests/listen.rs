@@ -9,7 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 
-use reuseport::{Family, Net, Options, ReusePort, Std, ToAddr};
+use reuseport::{Family, Net, Options, ReusePort, Std, ToAddr, queue};
 use socket2::SockRef;
 use util::{Runtime, addr_of, has_option, in_namespace};
 
@@ -26,7 +26,7 @@ fn listeners_share<R: Runtime>() {
         // With 64 connections a fair kernel leaves a listener without any once in 2^63 runs.
         let clients: Vec<_> = (0..64).map(|_| TcpStream::connect(addr).unwrap()).collect();
         let queues = util::until(|| {
-            let queues = [&first, &second].map(queue);
+            let queues = [&first, &second].map(|listener| queue(listener).unwrap().len);
             (queues.iter().sum::<u32>() == 64).then_some(queues)
         });
         for (listener, queue) in [&first, &second].into_iter().zip(queues) {
@@ -42,26 +42,6 @@ fn listeners_share<R: Runtime>() {
             }
         }
     });
-}
-
-/// The length of a listener's accept queue (tcpi_unacked).
-fn queue(listener: &impl AsFd) -> u32 {
-    const UNACKED: usize = 24;
-    let mut info = [0u8; 256];
-    let mut len = info.len() as libc::socklen_t;
-    #[allow(unsafe_code, reason = "nothing safe asks for TCP_INFO")]
-    // SAFETY: the pointer and the length are those of `info`.
-    let result = unsafe {
-        libc::getsockopt(
-            listener.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &mut len,
-        )
-    };
-    assert_eq!(result, 0, "{}", io::Error::last_os_error());
-    u32::from_ne_bytes(info[UNACKED..UNACKED + 4].try_into().unwrap())
 }
 
 fn datagram_sockets_share<R: Runtime>() {
@@ -299,22 +279,6 @@ fn zones_have_names_and_numbers() {
 
 #[test]
 fn the_default_queue_is_the_kernels_longest() {
-    /// tcpi_sacked of a listener.
-    fn limit(listener: &impl AsFd) -> u32 {
-        let row = std::process::Command::new("ss")
-            .args(["-Hltn", &format!("sport = :{}", addr_of(listener).port())])
-            .output();
-        match row {
-            Ok(out) => String::from_utf8(out.stdout)
-                .unwrap()
-                .split_whitespace()
-                .nth(2)
-                .unwrap()
-                .parse()
-                .unwrap(),
-            Err(_) => 0,
-        }
-    }
     let somaxconn: u32 = std::fs::read_to_string("/proc/sys/net/core/somaxconn")
         .unwrap()
         .trim()
@@ -329,12 +293,9 @@ fn the_default_queue_is_the_kernels_longest() {
         .backlog(u32::MAX)
         .listen::<Std>("localhost:0")
         .unwrap();
-    if limit(&longest) == 0 {
-        return util::skip("the length of accept queues (no `ss` command)");
-    }
-    assert_eq!(limit(&longest), somaxconn);
-    assert_eq!(limit(&huge), somaxconn);
-    assert_eq!(limit(&chosen), 7);
+    assert_eq!(queue(&longest).unwrap().limit, somaxconn);
+    assert_eq!(queue(&huge).unwrap().limit, somaxconn);
+    assert_eq!(queue(&chosen).unwrap().limit, 7);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 pub(crate) use super::bsd::{identity, is_shared, restartable};
 pub(crate) use super::nobody_knows as blame;
 use super::unix::find_free;
+pub(crate) use super::unseen::{occupants, packet_queue, queue};
 pub(crate) use super::unsteered::{cpus, dispatch, dispatch_reason, pin, pins_groups};
 use super::{Kind, Socket, unsupported};
 use crate::Support;

@@ -22,11 +22,15 @@
 //! - `dispatch_reason(&io::Error) -> Option<&str>`: what a refusal of that means.
 //! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: whose fault an error of bind
 //!   or listen is.
+//! - `queue(BorrowedFd) -> io::Result<Queue>`: the accept queue of what may be no listener.
+//! - `packet_queue(BorrowedFd) -> io::Result<PacketQueue>`: the receive queue of a UDP socket.
+//! - `occupants(u16) -> io::Result<Vec<Occupant>>`: who is on a port, in any order.
 
 #![allow(unsafe_code)]
 
 mod fd;
 mod socket;
+mod unseen;
 mod unsteered;
 
 use std::io;
@@ -87,7 +91,8 @@ cfg_if::cfg_if! {
 
 pub(crate) use platform::{
     DUAL_STACK, GROUP_LIMIT, bind_device, blame, claim, cpus, dispatch, dispatch_reason, identity,
-    is_shared, pin, pins_groups, release, restartable, share, support,
+    is_shared, occupants, packet_queue, pin, pins_groups, queue, release, restartable, share,
+    support,
 };
 
 /// The two protocols whose ports can be shared.

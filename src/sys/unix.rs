@@ -57,6 +57,30 @@ pub(super) fn flag(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int) ->
     check(result).map(|_| value != 0)
 }
 
+/// getsockopt(2) of an option that has several 32-bit words; None where the kernel knows fewer.
+#[allow(dead_code, reason = "only Linux has such options that are of use")]
+pub(super) fn words<const N: usize>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<Option<[u32; N]>> {
+    let mut words = [0; N];
+    let mut len = mem::size_of_val(&words) as libc::socklen_t;
+    // SAFETY: the pointer and the length are those of `words`, into which the kernel writes at most
+    // `len` bytes, and any bytes are a valid u32.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            words.as_mut_ptr().cast(),
+            &mut len,
+        )
+    };
+    check(result)?;
+    Ok((len as usize == mem::size_of_val(&words)).then_some(words))
+}
+
 /// The inode number of an open file (fstat(2)).
 #[allow(dead_code, reason = "on the BSDs a socket's inode says nothing")]
 pub(super) fn inode(fd: BorrowedFd<'_>) -> io::Result<u64> {

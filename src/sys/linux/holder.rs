@@ -1,96 +1,15 @@
 //! Who holds an address that the kernel refused, from the tables that every user may read.
 //!
-//! /proc/net/{tcp,tcp6,udp,udp6} name each socket's address, state and owner (proc_pid_net(5)).
-//! They do not say whether a socket shares; that is asked by binding beside it, at an address where
+//! /proc/net/{tcp,tcp6,udp,udp6} name each socket's address, state and owner. They do not say whether a socket shares; that is asked by binding beside it, at an address where
 //! nothing can arrive.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::GROUP_LIMIT;
+use super::table::{Row, TIME_WAIT, rows};
 use crate::Holder;
 use crate::sys::{Asked, Blame, Kind, Socket};
-
-/// A line of one of the tables.
-#[derive(Debug)]
-struct Row {
-    local: SocketAddr,
-    remote: SocketAddr,
-    state: u8,
-    uid: u32,
-}
-
-const TIME_WAIT: u8 = 0x06;
-const CLOSE: u8 = 0x07;
-const LISTEN: u8 = 0x0A;
-
-impl Row {
-    /// A listener, or a UDP socket without a peer: what others may share with.
-    fn receives(&self, kind: Kind) -> bool {
-        match kind {
-            Kind::Tcp => self.state == LISTEN,
-            Kind::Udp => self.state == CLOSE,
-        }
-    }
-
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.split_ascii_whitespace().skip(1);
-        let local = parse_addr(fields.next()?)?;
-        let remote = parse_addr(fields.next()?)?;
-        let state = u8::from_str_radix(fields.next()?, 16).ok()?;
-        let uid = fields.nth(3)?.parse().ok()?;
-        Some(Self {
-            local,
-            remote,
-            state,
-            uid,
-        })
-    }
-}
-
-/// `0100007F:1F90`: words of 32 bits in the machine's own order, then the port.
-fn parse_addr(text: &str) -> Option<SocketAddr> {
-    let (words, port) = text.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let mut bytes = [0; 16];
-    let len = words.len() / 2;
-    for (index, word) in bytes.get_mut(..len)?.chunks_exact_mut(4).enumerate() {
-        let word_text = words.get(index * 8..index * 8 + 8)?;
-        word.copy_from_slice(&u32::from_str_radix(word_text, 16).ok()?.to_ne_bytes());
-    }
-    let ip: IpAddr = match len {
-        4 => <[u8; 4]>::try_from(&bytes[..4]).ok()?.into(),
-        16 => IpAddr::from(bytes).to_canonical(),
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
-}
-
-/// The rows of this thread's network namespace whose address excludes `addr`.
-fn rows(kind: Kind, addr: &SocketAddr, only_v6: bool) -> io::Result<Vec<Row>> {
-    let tables = match kind {
-        Kind::Tcp => ["tcp", "tcp6"],
-        Kind::Udp => ["udp", "udp6"],
-    };
-    let mut rows = Vec::new();
-    let mut readable = false;
-    for table in tables {
-        // /proc/net would be the namespace of the process's first thread.
-        let Ok(file) = File::open(format!("/proc/thread-self/net/{table}")) else {
-            continue;
-        };
-        readable = true;
-        for line in BufReader::new(file).lines().skip(1) {
-            rows.extend(Row::parse(&line?).filter(|row| excludes(row, addr, only_v6)));
-        }
-    }
-    if readable {
-        Ok(rows)
-    } else {
-        Err(io::ErrorKind::NotFound.into())
-    }
-}
 
 fn excludes(row: &Row, addr: &SocketAddr, only_v6: bool) -> bool {
     let (held, asked) = (row.local.ip(), addr.ip());
@@ -120,7 +39,7 @@ pub(crate) fn blame(
     if !in_use && error.raw_os_error() != Some(libc::ENOMEM) {
         return None;
     }
-    let rows = rows(kind, addr, asked.only_v6).ok()?;
+    let rows = rows(kind, |row| excludes(row, addr, asked.only_v6)).ok()?;
     // SAFETY: geteuid cannot fail and touches no memory.
     let me = unsafe { libc::geteuid() };
     let other_family = |row: &&Row| row.local.is_ipv4() != addr.is_ipv4();
@@ -240,27 +159,4 @@ fn shares(kind: Kind, held: &SocketAddr) -> bool {
         socket.bind(&addr)
     };
     ask().is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_of_both_families_are_read() {
-        let v4 = "   1: 0100007F:1F90 0200007F:0050 0A 00000000:00000000 00:00000000 00000000  1234        0 99 1";
-        let row = Row::parse(v4).unwrap();
-        let words = if cfg!(target_endian = "little") {
-            "127.0.0.1:8080"
-        } else {
-            "1.0.0.127:8080"
-        };
-        assert_eq!(row.local, words.parse().unwrap());
-        assert_eq!((row.state, row.uid), (LISTEN, 1234));
-
-        let v6 = "0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 07 0:0 0:0 0 7 0 1";
-        assert_eq!(Row::parse(v6).unwrap().local, "[::]:80".parse().unwrap());
-        assert!(Row::parse("  sl  local_address rem_address   st").is_none());
-        assert!(Row::parse("").is_none());
-    }
 }

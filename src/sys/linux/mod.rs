@@ -1,16 +1,22 @@
 //! Linux and Android: the kernel keeps a group per address and user, and spreads by a hash of the
 //! addresses.
 
+mod diag;
 mod guard;
 mod holder;
+mod occupants;
 mod probe;
+mod queue;
 mod steer;
+mod table;
 
 use std::io;
 use std::net::SocketAddr;
 
 pub(crate) use holder::blame;
+pub(crate) use occupants::occupants;
 use probe::Proof;
+pub(crate) use queue::{packet_queue, queue};
 pub(crate) use steer::{cpus, dispatch, dispatch_reason, pin, pins_groups};
 
 use super::unix::{find_free, flag, inode};

@@ -1,0 +1,57 @@
+//! The queues of sockets, which everybody who has a descriptor may ask for.
+
+use std::io;
+
+use super::table::LISTEN;
+use crate::sys::unix::words;
+use crate::sys::{BorrowedFd, unsupported};
+use crate::{PacketQueue, Queue};
+
+pub(crate) fn queue(fd: BorrowedFd<'_>) -> io::Result<Queue> {
+    // The start of struct tcp_info: tcpi_state is its first byte, tcpi_unacked and tcpi_sacked are
+    // the last two of these words.
+    let info = words::<8>(fd, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    let [state, .., len, limit] = info.ok_or_else(untold)?;
+    if state.to_ne_bytes()[0] != LISTEN {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let Memory { drops, .. } = memory(fd)?;
+    Ok(Queue { len, limit, drops })
+}
+
+pub(crate) fn packet_queue(fd: BorrowedFd<'_>) -> io::Result<PacketQueue> {
+    let Memory {
+        received,
+        limit,
+        drops,
+    } = memory(fd)?;
+    Ok(PacketQueue {
+        bytes: received,
+        limit,
+        drops,
+    })
+}
+
+struct Memory {
+    received: u32,
+    limit: u32,
+    drops: u32,
+}
+
+/// kernel: sk_get_meminfo. gVisor has no such option, and in its TCP_INFO listeners have no queue.
+fn memory(fd: BorrowedFd<'_>) -> io::Result<Memory> {
+    match words::<9>(fd, libc::SOL_SOCKET, libc::SO_MEMINFO) {
+        Ok(Some([received, limit, .., drops])) => Ok(Memory {
+            received,
+            limit,
+            drops,
+        }),
+        Ok(None) => Err(untold()),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Err(untold()),
+        Err(error) => Err(error),
+    }
+}
+
+fn untold() -> io::Error {
+    unsupported("this kernel does not tell")
+}
