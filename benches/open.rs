@@ -7,6 +7,8 @@
 #![allow(unsafe_code, reason = "the yardstick is made of bare system calls")]
 
 #[cfg(target_os = "linux")]
+mod figure;
+#[cfg(target_os = "linux")]
 #[path = "../tests/util/mod.rs"]
 mod util;
 
@@ -23,7 +25,6 @@ fn main() {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::env;
-    use std::fmt;
     use std::io;
     use std::mem;
     use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
@@ -38,6 +39,7 @@ mod linux {
     use smol::Async;
     use socket2::{Domain, Protocol, Socket, Type};
 
+    use crate::figure::Figure;
     use crate::util;
 
     /// How many sockets one row opens and closes in a round, one after the other.
@@ -369,39 +371,8 @@ mod linux {
             print!("{:<20}", ratios(Spent::both));
             println!(
                 "{}",
-                row.goal.map_or(String::new(), |goal| open.judge(goal))
+                row.goal.map_or(String::new(), |goal| open.at_most(goal))
             );
-        }
-    }
-
-    struct Figure {
-        low: f64,
-        median: f64,
-        high: f64,
-    }
-
-    impl fmt::Display for Figure {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            let Self { low, median, high } = self;
-            f.pad(&format!("{median:.2} [{low:.2}..{high:.2}]"))
-        }
-    }
-
-    impl Figure {
-        fn of(values: impl Iterator<Item = f64>) -> Self {
-            let mut values: Vec<f64> = values.collect();
-            values.sort_by(f64::total_cmp);
-            let at = |percent| values[(values.len() - 1) * percent / 100];
-            Self {
-                low: at(10),
-                median: at(50),
-                high: at(90),
-            }
-        }
-
-        fn judge(&self, goal: f64) -> String {
-            let met = if self.median <= goal { "met" } else { "MISSED" };
-            format!("{goal:.2} {met}")
         }
     }
 

@@ -225,7 +225,7 @@ fn each_is_tested_and_says_how_to_run_it() {
     let tested = SERVERS
         .iter()
         .map(|example| example[0])
-        .chain(["udp", "watch"]);
+        .chain(["quic", "udp", "watch"]);
     assert_eq!(found, tested.map(str::to_owned).collect());
 }
 
@@ -270,9 +270,12 @@ fn every_runtime_shares_with_every_other() {
 fn a_taken_port_is_one_readable_sentence() {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let udp = (["udp"].as_slice(), udp.local_addr().unwrap(), udp);
-    let all = SERVERS.map(|example| (example, tcp.local_addr().unwrap()));
-    for (example, addr) in all.into_iter().chain([(udp.0, udp.1)]) {
+    let tcp_addr = tcp.local_addr().unwrap();
+    let udp_addr = udp.local_addr().unwrap();
+    let others = [["udp"], ["quic"]];
+    let all = SERVERS.iter().map(|&example| (example, tcp_addr));
+    let others = others.iter().map(|other| (other.as_slice(), udp_addr));
+    for (example, addr) in all.chain(others) {
         let (name, args) = example.split_first().unwrap();
         let command = &mut command(name);
         let (status, stdout, stderr) =
@@ -475,6 +478,72 @@ fn watch_says_how_it_is_used() {
         stderr.starts_with("cannot see who is on port 0: "),
         "{stderr}"
     );
+}
+
+/// A client that trusts the certificate which the example prints.
+#[cfg(target_os = "linux")]
+fn quic_client(process: &Process) -> quinn::Endpoint {
+    let line = next(&process.stdout).unwrap();
+    let hex = line.strip_prefix("certificate ").unwrap();
+    let cert: Vec<u8> = (0..hex.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
+        .collect();
+    let mut roots = quinn::rustls::RootCertStore::empty();
+    roots.add(cert.into()).unwrap();
+    let config = quinn::ClientConfig::with_root_certificates(roots.into()).unwrap();
+    let mut client = quinn::Endpoint::client(([127, 0, 0, 1], 0).into()).unwrap();
+    client.set_default_client_config(config);
+    client
+}
+
+/// The member that answers a question on a connection.
+#[cfg(target_os = "linux")]
+async fn quic_member(connection: &quinn::Connection, process: u32) -> usize {
+    let exchange = async {
+        let (mut question, mut answer) = connection.open_bi().await.unwrap();
+        question.write_all(b"hello").await.unwrap();
+        question.finish().unwrap();
+        answer.read_to_end(100).await.unwrap()
+    };
+    let answer = tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    answer
+        .strip_prefix(&format!("process {process} member "))
+        .and_then(|rest| rest.strip_suffix(": hello")?.parse().ok())
+        .unwrap_or_else(|| panic!("{answer:?} names no member"))
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn quic_members_keep_their_clients() {
+    let (process, addr) = serve(&["quic"], "127.0.0.1:0");
+    let client = quic_client(&process);
+    let cores = thread::available_parallelism().unwrap().get();
+    let mut members = BTreeSet::new();
+    for _ in 0..40 {
+        // The kernel chooses by the port, so that every connection needs another.
+        let rebind = || client.rebind(UdpSocket::bind("127.0.0.1:0").unwrap());
+        rebind().unwrap();
+        let connecting = client.connect(addr, "localhost").unwrap();
+        let connection = tokio::time::timeout(PATIENCE, connecting).await.unwrap();
+        let connection = connection.unwrap();
+        let member = quic_member(&connection, process.id()).await;
+        members.insert(member);
+        for _ in 0..3 {
+            rebind().unwrap();
+            assert_eq!(quic_member(&connection, process.id()).await, member);
+        }
+        connection.close(0u8.into(), b"");
+    }
+    assert!(members.iter().all(|&member| member < cores), "{members:?}");
+    // All 40 go to one of two by chance once in 2^39.
+    assert!(cores == 1 || members.len() > 1, "{members:?}");
+
+    let (status, stdout, stderr) = Process::start(command("quic").arg(addr.to_string())).end();
+    assert_eq!((status.code(), stdout.as_str()), (Some(1), ""), "{stderr}");
+    let taken = format!("cannot open a new group on {addr}: ");
+    assert!(stderr.starts_with(&taken), "{stderr}");
 }
 
 /// An HTTP client that opens a connection for each request.
