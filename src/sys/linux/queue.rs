@@ -7,6 +7,15 @@ use crate::sys::unix::words;
 use crate::sys::{BorrowedFd, unsupported};
 use crate::{PacketQueue, Queue};
 
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "android")] {
+        /// <asm-generic/socket.h>, which all of Android's processors have.
+        const SO_MEMINFO: libc::c_int = 55;
+    } else {
+        use libc::SO_MEMINFO;
+    }
+}
+
 pub(crate) fn queue(fd: BorrowedFd<'_>) -> io::Result<Queue> {
     // The start of struct tcp_info: tcpi_state is its first byte, tcpi_unacked and tcpi_sacked are
     // the last two of these words.
@@ -40,7 +49,7 @@ struct Memory {
 
 /// kernel: sk_get_meminfo. gVisor has no such option, and in its TCP_INFO listeners have no queue.
 fn memory(fd: BorrowedFd<'_>) -> io::Result<Memory> {
-    match words::<9>(fd, libc::SOL_SOCKET, libc::SO_MEMINFO) {
+    match words::<9>(fd, libc::SOL_SOCKET, SO_MEMINFO) {
         Ok(Some([received, limit, .., drops])) => Ok(Memory {
             received,
             limit,
