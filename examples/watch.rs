@@ -64,7 +64,7 @@ impl Watch {
         self.alike.clear();
         for socket in &self.sockets {
             let longest = self.longest.entry(socket.protocol).or_insert(10);
-            *longest = socket.waiting.max(*longest);
+            *longest = socket.waiting.unwrap_or(0).max(*longest);
             *self.alike.entry(who(socket)).or_default() += 1;
             for process in &socket.processes {
                 let (last, seen) = self.seen.entry(process.id).or_default();
@@ -77,15 +77,15 @@ impl Watch {
     }
 
     fn cells(&self, socket: &Occupant) -> [String; COLUMNS.len()] {
-        let limit = socket.limit.map(|limit| format!("/{limit}"));
+        let told = |n: Option<u32>| n.map_or("?".to_owned(), |n| n.to_string());
         let open = |process: &Process| process.connections.len();
         let (seen, share) = self.share(socket);
         [
             format!("{} {}", socket.protocol, socket.addr),
             socket.uid.to_string(),
             names(socket),
-            format!("{}{}", socket.waiting, limit.unwrap_or_default()),
-            socket.drops.map_or("?".into(), |drops| drops.to_string()),
+            format!("{}/{}", told(socket.waiting), told(socket.limit)),
+            told(socket.drops),
             socket.processes.iter().map(open).sum::<usize>().to_string(),
             format!("{seen} {share}%"),
         ]
@@ -182,11 +182,8 @@ fn show(port: u16, watch: &Watch, frame: &mut Frame) {
         };
         let mut cells = watch.cells(socket);
         cells[0] = format!("{mark} {} {}", socket.protocol, socket.addr.ip());
-        bar(
-            &mut cells[3],
-            socket.waiting,
-            watch.longest[&socket.protocol],
-        );
+        let waiting = socket.waiting.unwrap_or(0);
+        bar(&mut cells[3], waiting, watch.longest[&socket.protocol]);
         bar(&mut cells[6], watch.share(socket).1 as u32, 100);
         Row::new(cells).fg(color)
     });
