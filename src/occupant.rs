@@ -21,8 +21,8 @@ pub struct Occupant {
     /// The user who opened it. Only sockets of one user share a port.
     pub uid: u32,
     /// What waits in its queue: connections to accept, or bytes of datagrams as in
-    /// [`PacketQueue::bytes`](crate::PacketQueue::bytes).
-    pub waiting: u32,
+    /// [`PacketQueue::bytes`](crate::PacketQueue::bytes); None where the kernel does not say.
+    pub waiting: Option<u32>,
     /// How much may wait, in the unit of `waiting`; None where the kernel does not say.
     pub limit: Option<u32>,
     /// How many segments or datagrams it lost since it was opened; None where the kernel does not
@@ -84,7 +84,7 @@ impl fmt::Display for Protocol {
 /// assert_eq!(sockets.iter().filter(|socket| socket.ours).count(), 4);
 /// for socket in sockets {
 ///     for process in &socket.processes {
-///         println!("{} {}: {} wait", process.id, process.name, socket.waiting);
+///         println!("{} {}: {:?} wait", process.id, process.name, socket.waiting);
 ///     }
 /// }
 /// # }
@@ -107,8 +107,8 @@ impl fmt::Display for Protocol {
 ///
 /// # Source
 ///
-/// sock_diag(7), and where that is not allowed, as under gVisor, `/proc/net/{tcp,tcp6,udp,udp6}`,
-/// in which TCP has no `limit` and no `drops`, and UDP no `limit`; `/proc/PID/fd` and
+/// sock_diag(7), and where that is not allowed `/proc/net/{tcp,tcp6,udp,udp6}`, in which TCP has no
+/// `limit` and no `drops`, and UDP no `limit`; gVisor's have no `waiting` either. `/proc/PID/fd` and
 /// `/proc/PID/comm` (proc_pid_fd(5), proc_pid_comm(5)).
 #[doc(alias = "sock_diag")]
 #[doc(alias = "ss")]

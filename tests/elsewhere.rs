@@ -11,7 +11,7 @@ mod util;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
-use reuseport::{Options, ReusePort, Std, support};
+use reuseport::{Options, Protocol, ReusePort, Std, occupants, packet_queue, queue, support};
 use socket2::SockRef;
 use util::{Runtime, addr_of};
 
@@ -112,4 +112,53 @@ fn what_listens_is_adopted() {
     let stream = TcpStream::connect(addr_of(&peer));
     let text = stream.map(|stream| Std::adopt(stream).unwrap_err().to_string());
     assert!(text.is_ok_and(|text| text.contains("a TCP connection with")));
+}
+
+/// A kernel that does not tell of a queue must not be taken for one that says it is empty.
+#[test]
+fn what_is_told_of_queues_is_true() {
+    let listener = Options::new()
+        .backlog(7)
+        .listen::<Std>("127.0.0.1:0")
+        .unwrap();
+    let addr = addr_of(&listener);
+    let socket = Std::listen_packet(addr).unwrap();
+    let _waiting = [(); 3].map(|()| TcpStream::connect(addr).unwrap());
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.send_to(b"?", addr).unwrap();
+    socket.peek(&mut [0; 8]).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let told = loop {
+        match queue(&listener) {
+            Ok(queue) if queue.len < 3 => assert!(std::time::Instant::now() < deadline),
+            Ok(queue) => {
+                assert_eq!((queue.len, queue.limit), (3, 7));
+                assert!(packet_queue(&socket).unwrap().bytes > 0);
+                break true;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+                let error = packet_queue(&socket).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+                break false;
+            }
+        }
+    };
+    let all = match occupants(addr.port()) {
+        Ok(all) => all,
+        Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
+    };
+    // An emulator of another byte order hands the host's tables on, in which addresses look wrong.
+    let ours: Vec<_> = all.iter().filter(|socket| socket.ours).collect();
+    assert_eq!(ours.len(), 2, "{all:?}");
+    assert_eq!(
+        (ours[0].protocol, ours[1].protocol),
+        (Protocol::Tcp, Protocol::Udp)
+    );
+    assert!(told || ours[0].waiting.is_none(), "{all:?}");
+    assert!(
+        ours[0].waiting.is_none_or(|waiting| waiting == 3),
+        "{all:?}"
+    );
+    assert!(ours[1].waiting.is_none_or(|waiting| waiting > 0), "{all:?}");
 }

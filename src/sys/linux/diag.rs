@@ -112,7 +112,7 @@ fn read_row(message: &[u8], kind: Kind) -> Option<Row> {
         state,
         uid: u32_at(message, 64)?,
         inode: u32_at(message, 68)?.into(),
-        waiting: u32_at(message, 56)?,
+        waiting: Some(u32_at(message, 56)?),
         limit,
         drops,
     })

@@ -7,8 +7,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::diag;
-use super::table::{self, LISTEN};
+use super::table::{self, LISTEN, Row};
+use super::{diag, queue};
 use crate::sys::Kind;
 use crate::{Occupant, Process, Protocol};
 
@@ -16,8 +16,10 @@ pub(crate) fn occupants(port: u16) -> io::Result<Vec<Occupant>> {
     let mut occupants = BTreeMap::new();
     let mut connections = HashSet::new();
     for (kind, protocol) in [(Kind::Tcp, Protocol::Tcp), (Kind::Udp, Protocol::Udp)] {
-        let rows = diag::rows(kind, port)
-            .or_else(|_| table::rows(kind, |row| row.local.port() == port))?;
+        let rows = match diag::rows(kind, port) {
+            Ok(rows) => rows,
+            Err(_) => listed(kind, port)?,
+        };
         for row in rows {
             if kind == Kind::Tcp && row.state != LISTEN {
                 connections.insert(row.inode);
@@ -42,6 +44,17 @@ pub(crate) fn occupants(port: u16) -> io::Result<Vec<Occupant>> {
         find_processes(&mut occupants, &connections);
     }
     Ok(occupants.into_values().collect())
+}
+
+/// What the tables say, without the zeros that gVisor writes for what it does not know.
+fn listed(kind: Kind, port: u16) -> io::Result<Vec<Row>> {
+    let mut rows = table::rows(kind, |row| row.local.port() == port)?;
+    if !queue::is_told()? {
+        for row in &mut rows {
+            (row.waiting, row.drops) = (None, None);
+        }
+    }
+    Ok(rows)
 }
 
 /// Adds to each socket, by its inode, the processes that have a descriptor of it.

@@ -1,10 +1,11 @@
 //! The queues of sockets, which everybody who has a descriptor may ask for.
 
 use std::io;
+use std::net::Ipv4Addr;
 
 use super::table::LISTEN;
 use crate::sys::unix::words;
-use crate::sys::{BorrowedFd, unsupported};
+use crate::sys::{BorrowedFd, Kind, Socket, unsupported};
 use crate::{PacketQueue, Queue};
 
 cfg_if::cfg_if! {
@@ -39,6 +40,13 @@ pub(crate) fn packet_queue(fd: BorrowedFd<'_>) -> io::Result<PacketQueue> {
         limit,
         drops,
     })
+}
+
+/// Does this kernel tell of queues at all?
+pub(super) fn is_told() -> io::Result<bool> {
+    let anywhere = (Ipv4Addr::UNSPECIFIED, 0).into();
+    let socket = Socket::new(Kind::Udp, &anywhere, false)?;
+    Ok(memory(socket.as_fd()).is_ok())
 }
 
 struct Memory {

@@ -18,7 +18,7 @@ pub(super) struct Row {
     pub(super) uid: u32,
     pub(super) inode: u64,
     /// What waits: connections for a listener, bytes for others.
-    pub(super) waiting: u32,
+    pub(super) waiting: Option<u32>,
     /// How much may wait; the tables do not say it.
     pub(super) limit: Option<u32>,
     /// The tables say it of UDP only.
@@ -45,7 +45,7 @@ impl Row {
         let state = u8::from_str_radix(fields.next()?, 16).ok()?;
         // kernel: get_tcp4_sock writes a listener's accept queue where others have unread bytes.
         let (_, waiting) = fields.next()?.split_once(':')?;
-        let waiting = u32::from_str_radix(waiting, 16).ok()?;
+        let waiting = u32::from_str_radix(waiting, 16).ok();
         let uid = fields.nth(2)?.parse().ok()?;
         let inode = fields.nth(1)?.parse().ok()?;
         // After a count of references and a pointer; in the tables of TCP other numbers follow.
@@ -126,7 +126,7 @@ mod tests {
         };
         assert_eq!(row.local, words.parse().unwrap());
         assert_eq!((row.state, row.uid, row.inode), (LISTEN, 1234, 99));
-        assert_eq!((row.waiting, row.drops), (0, None));
+        assert_eq!((row.waiting, row.drops), (Some(0), None));
 
         let v6 = "0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 07 0:0 0:0 0 7 0 1";
         assert_eq!(Row::parse(v6).unwrap().local, "[::]:80".parse().unwrap());
@@ -135,11 +135,11 @@ mod tests {
         let row = Row::parse(udp).unwrap();
         assert_eq!(
             (row.waiting, row.drops, row.inode),
-            (31, Some(12), 26_188_720)
+            (Some(31), Some(12), 26_188_720)
         );
         let tcp = "0: 0100007F:98F1 00000000:0000 0A 00000000:0000000C 00:00000000 00000000 0 0 5 13 000000005c321d68 100 0 0 10 0";
         let row = Row::parse(tcp).unwrap();
-        assert_eq!((row.waiting, row.drops, row.inode), (12, None, 5));
+        assert_eq!((row.waiting, row.drops, row.inode), (Some(12), None, 5));
         assert!(Row::parse("  sl  local_address rem_address   st").is_none());
         assert!(Row::parse("").is_none());
     }
