@@ -45,6 +45,8 @@ struct Table {
     /// The member in each place. None: joined or adopted, so that nobody knows.
     places: Option<Vec<usize>>,
     steering: Steering,
+    /// The processors when the steering was set: whoever closes a member may be pinned to one.
+    cpus: Vec<usize>,
     /// Has SO_INCOMING_CPU been set on the members, where only their owners can take it back?
     pinned: bool,
 }
@@ -57,6 +59,7 @@ impl Roster {
             members,
             places: known.then(|| (0..members).collect()),
             steering: Steering::Hash,
+            cpus: Vec::new(),
             pinned: false,
         })))
     }
@@ -133,12 +136,23 @@ impl Table {
 
     fn steer(&mut self, via: BorrowedFd<'_>, steering: &Steering) -> Result<(), Error> {
         self.check(steering)?;
-        self.attach(via, steering)?;
-        self.steering = steering.clone();
+        let cpus = processors(steering);
+        self.attach(via, steering, &cpus)?;
+        self.set(steering, cpus);
         Ok(())
     }
 
-    fn attach(&self, via: BorrowedFd<'_>, steering: &Steering) -> Result<(), Error> {
+    fn set(&mut self, steering: &Steering, cpus: Vec<usize>) {
+        self.steering = steering.clone();
+        self.cpus = cpus;
+    }
+
+    fn attach(
+        &self,
+        via: BorrowedFd<'_>,
+        steering: &Steering,
+        cpus: &[usize],
+    ) -> Result<(), Error> {
         let places = self.places.as_deref().unwrap_or_default();
         // Members that are pinned stay so when no program is over them; equal weights hide that.
         let equal = Steering::Weights(vec![1; self.members]);
@@ -147,7 +161,7 @@ impl Table {
             steering => steering,
         };
         let dispatch = steering
-            .dispatch(self.kind, places)
+            .dispatch(self.kind, places, cpus)
             .map_err(|why| self.invalid(why))?;
         sys::dispatch(via, &dispatch).map_err(|error| self.refused(error))
     }
@@ -166,8 +180,8 @@ impl Table {
             return Ok(());
         };
         self.check(steering)?;
+        let cpus = processors(steering);
         if matches!(steering, Steering::Cpu) && sys::pins_groups() {
-            let cpus = sys::cpus();
             self.pin(members, |index| {
                 cpus.get(index % cpus.len().max(1)).copied()
             })?;
@@ -176,14 +190,14 @@ impl Table {
                 .map_err(|error| self.refused(error))?;
         } else {
             // Over the pins, as long as they are there.
-            self.attach(sys::borrow(first), steering)?;
+            self.attach(sys::borrow(first), steering, &cpus)?;
             if self.pinned {
                 self.pin(members, |_| None)?;
                 self.pinned = false;
-                self.attach(sys::borrow(first), steering)?;
+                self.attach(sys::borrow(first), steering, &cpus)?;
             }
         }
-        self.steering = steering.clone();
+        self.set(steering, cpus);
         Ok(())
     }
 
@@ -208,8 +222,16 @@ impl Table {
         let steering = self.steering.clone();
         match steering {
             Steering::Cpu if self.pinned => Ok(()),
-            steering if steering.needs_places() => self.attach(via, &steering),
+            steering if steering.needs_places() => self.attach(via, &steering, &self.cpus),
             _ => Ok(()),
         }
+    }
+}
+
+/// Those of the calling thread, where they matter.
+fn processors(steering: &Steering) -> Vec<usize> {
+    match steering {
+        Steering::Cpu => sys::cpus(),
+        _ => Vec::new(),
     }
 }

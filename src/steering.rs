@@ -157,14 +157,18 @@ impl Steering {
     /// The program for members that stand in `places`, by the kernel's index.
     ///
     /// Members of the list have left when they are in no place.
-    pub(crate) fn dispatch(&self, kind: Kind, places: &[usize]) -> Result<Dispatch<'_>, String> {
+    pub(crate) fn dispatch(
+        &self,
+        kind: Kind,
+        places: &[usize],
+        cpus: &[usize],
+    ) -> Result<Dispatch<'_>, String> {
         let places = || places.iter().enumerate();
         let program = match self {
             Self::Hash => return Ok(Dispatch::Hash),
             Self::Ebpf(program) => return Ok(Dispatch::Ebpf(sys::borrow(&**program))),
             Self::Program(program) => program.clone(),
             Self::Cpu => {
-                let cpus = sys::cpus();
                 let of = |member: usize| cpus.get(member % cpus.len().max(1)).copied();
                 let indices: Vec<_> = places()
                     .filter_map(|(index, &member)| Some((of(member)?, index)))
