@@ -5,6 +5,8 @@
 //! with new sockets and threads. A ratio is that of one row to its base in the same round: median
 //! [10th..90th percentile]. Without `--bench` there is one short round.
 
+#![allow(unsafe_code, reason = "tokio registers a descriptor so")]
+
 #[cfg(target_os = "linux")]
 mod figure;
 #[cfg(target_os = "linux")]
@@ -24,6 +26,7 @@ fn main() {
 #[cfg(target_os = "linux")]
 mod linux {
     use std::env;
+    use std::fs;
     use std::future::poll_fn;
     use std::io::{self, ErrorKind, Read, Write};
     use std::mem;
@@ -40,7 +43,12 @@ mod linux {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     use socket2::SockRef;
+    use tokio::io::unix::AsyncFd;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Mutex;
+    use tokio::sync::mpsc::{
+        UnboundedReceiver as Receiver, UnboundedSender as Sender, unbounded_channel,
+    };
     use tokio::time::{MissedTickBehavior, interval};
 
     use crate::figure::Figure;
@@ -157,7 +165,9 @@ mod linux {
                 Row::new("tokio, shared queue", Tokio, Take::Shared),
                 Row::new("tokio, group", Tokio, Take::Own),
                 Row::new("tokio, steals, all plain", Tokio, Take::Plain),
+                Row::new("tokio, steals, nested epoll", Tokio, Take::Nested),
                 Row::new("tokio, steals, by the clock", Tokio, Take::Clock),
+                Row::new("tokio, a steward steals", Tokio, Take::Steward),
             ];
             let open = self.load(Pace::Open(4_000), 500);
             let closed = self.load(Pace::Closed(64), 250);
@@ -218,7 +228,9 @@ mod linux {
                 Row::new("tokio, group", Tokio, Take::Own),
                 Row::new("tokio, shared queue", Tokio, Take::Shared),
                 Row::new("tokio, steals, all plain", Tokio, Take::Plain),
+                Row::new("tokio, steals, nested epoll", Tokio, Take::Nested),
                 Row::new("tokio, steals, by the clock", Tokio, Take::Clock),
+                Row::new("tokio, a steward steals", Tokio, Take::Steward),
             ]
             .map(|row| Row { workers: 8, ..row });
             let load = self.load(Pace::Open(2_000), 400);
@@ -230,17 +242,28 @@ mod linux {
                 "\neight workers, 2000 connections/s, {} rounds: for each connection",
                 rounds.len()
             );
-            println!("{:<30}{:<20}{:<20}stolen", "", "wakes", "empty wakes");
+            println!(
+                "{:<30}{:<20}{:<20}{:<20}{:<20}processor time beside the group's",
+                "", "stolen", "wakes", "empty wakes", "waits"
+            );
             for (at, row) in rows.iter().enumerate() {
                 let of = |counter: fn(&Served) -> &AtomicUsize| {
                     Figure::of(rounds.iter().map(|round| round[at].per_connection(counter)))
                 };
+                let group = if at < 5 { 0 } else { 5 };
+                let ran = |outcome: &Outcome| outcome.per_connection(|served| &served.ran);
                 println!(
-                    "{:<30}{:<20}{:<20}{}",
+                    "{:<30}{:<20}{:<20}{:<20}{:<20}{}",
                     row.name,
+                    of(|served| &served.stolen),
                     of(|served| &served.wakes),
                     of(|served| &served.empty),
-                    of(|served| &served.stolen)
+                    of(|served| &served.waits),
+                    Figure::of(
+                        rounds
+                            .iter()
+                            .map(|round| ran(&round[at]) / ran(&round[group]))
+                    )
                 );
             }
         }
@@ -283,6 +306,12 @@ mod linux {
         Plain,
         /// Its own; and when it is idle, on each tick, what waits at the others.
         Clock,
+        /// Every member, its own as the runtime does it, and the others with EPOLLEXCLUSIVE in an
+        /// epoll of their own that the runtime waits for.
+        Nested,
+        /// Its own; a thread beside the workers hands it what a member leaves waiting for a tick
+        /// without looking.
+        Steward,
     }
 
     #[derive(Clone)]
@@ -331,6 +360,11 @@ mod linux {
         /// Those that found nothing to accept.
         empty: AtomicUsize,
         stolen: AtomicUsize,
+        /// How often a worker's thread stopped to wait. In epoll_wait(2) it can be woken and find
+        /// nothing without ever returning.
+        waits: AtomicUsize,
+        /// Nanoseconds that the workers' threads ran.
+        ran: AtomicUsize,
     }
 
     /// What a worker does with a connection, whatever its runtime is.
@@ -340,9 +374,26 @@ mod linux {
         start: Instant,
         /// The nanosecond of its next nap.
         nap: Option<AtomicU64>,
+        /// How often it has looked for connections.
+        looked: Arc<AtomicUsize>,
+        /// What the steward hands over.
+        handed: Mutex<Receiver<TcpStream>>,
     }
 
     impl Worker {
+        /// What the kernel has counted of this thread, when it ends.
+        fn account(served: &Served) {
+            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+            let waits = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            let schedule = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+            let ran = schedule.split_whitespace().next();
+            for (counter, text) in [(&served.waits, waits), (&served.ran, ran)] {
+                counter.fetch_add(text.unwrap().trim().parse().unwrap(), Relaxed);
+            }
+        }
+
         fn take(&self, stream: &impl AsFd, stolen: bool) {
             let cpu = util::int_option(stream, libc::SOL_SOCKET, SO_INCOMING_CPU);
             let local = usize::try_from(cpu) == Ok(self.cpu);
@@ -401,7 +452,7 @@ mod linux {
                 .map(|member| member.attach::<Std>().unwrap())
                 .collect();
             let all = |worker: usize| -> Vec<TcpListener> {
-                let alone = matches!(self.take, Take::Own | Take::Shared);
+                let alone = matches!(self.take, Take::Own | Take::Shared | Take::Steward);
                 (0..if alone { 1 } else { members })
                     .map(|at| own[(worker + at) % members].try_clone().unwrap())
                     .collect()
@@ -410,25 +461,32 @@ mod linux {
             let epolls = self.epolls(&listeners);
             let served = Arc::new(Served::default());
             let start = Instant::now();
+            let mut steward = Steward::default();
             let worker = |number: usize| Worker {
                 cpu: cpus[number % 2],
                 served: served.clone(),
                 start,
                 nap: (self.naps && number == 0).then(AtomicU64::default),
+                looked: steward.looked(),
+                handed: Mutex::new(steward.hands_over()),
             };
+            let workers: Vec<_> = (0..self.workers).map(worker).collect();
 
             let mut latencies: Vec<u32> = Vec::new();
             let mut elapsed = Duration::ZERO;
             thread::scope(|scope| {
-                for (number, (listeners, epoll)) in listeners.into_iter().zip(epolls).enumerate() {
-                    let worker = worker(number);
+                for ((worker, listeners), epoll) in workers.into_iter().zip(listeners).zip(epolls) {
                     scope.spawn(move || {
                         pin(worker.cpu);
                         match self.runtime {
                             Runtime::Std => worker.std(&listeners, &epoll, self.take),
-                            Runtime::Tokio => worker.tokio(listeners, self.take),
+                            Runtime::Tokio => worker.tokio(listeners, epoll, self.take),
                         }
                     });
+                }
+                if self.take == Take::Steward {
+                    let (own, served) = (own.as_slice(), served.as_ref());
+                    scope.spawn(move || steward.steal(own, served));
                 }
                 let clients = cpus.map(|cpu| scope.spawn(move || load.client(cpu, addr)));
                 for client in clients {
@@ -463,10 +521,15 @@ mod linux {
                 epoll::add(epoll, listener, EventData::new_u64(at as u64), flags).unwrap();
             };
             for (epoll, listeners) in epolls.iter().zip(listeners) {
-                add(epoll, 0, &listeners[0], own);
+                if self.take != Take::Nested {
+                    add(epoll, 0, &listeners[0], own);
+                }
             }
             // After all owners, who stand before the others so.
-            if matches!(self.take, Take::Exclusive | Take::PlainAndExclusive) {
+            if matches!(
+                self.take,
+                Take::Exclusive | Take::PlainAndExclusive | Take::Nested
+            ) {
                 for (epoll, listeners) in epolls.iter().zip(listeners) {
                     for (at, listener) in listeners.iter().enumerate().skip(1) {
                         add(epoll, at, listener, exclusive);
@@ -495,6 +558,7 @@ mod linux {
         fn std(&self, listeners: &[TcpListener], epoll: &OwnedFd, take: Take) {
             // The turn is over when an error comes.
             let _ = self.std_loop(listeners, epoll, take);
+            Self::account(&self.served);
         }
 
         fn std_loop(
@@ -503,11 +567,13 @@ mod linux {
             epoll: &OwnedFd,
             take: Take,
         ) -> io::Result<()> {
-            let tick = timespec(TICK);
-            let timeout = (take == Take::Clock).then_some(&tick);
+            let clocked = take == Take::Clock;
+            let mut look = Instant::now() + TICK;
             let mut events = Vec::with_capacity(listeners.len());
             loop {
                 events.clear();
+                let left = timespec(look.saturating_duration_since(Instant::now()));
+                let timeout = clocked.then_some(&left);
                 epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), timeout)?;
                 let mut found = false;
                 // What is its own comes first, and after each that is not.
@@ -516,18 +582,23 @@ mod linux {
                     found = true;
                 }
                 let ready = events.iter().map(|event| event.data.u64() as usize);
-                let ready: Vec<usize> = if take == Take::Clock && events.is_empty() {
+                let ready: Vec<usize> = if clocked && Instant::now() >= look {
+                    look = Instant::now() + TICK;
                     (1..listeners.len()).collect()
                 } else {
                     ready.filter(|&at| at > 0).collect()
                 };
                 for at in ready {
-                    if let Some(stream) = accept(&listeners[at])? {
+                    while let Some(stream) = accept(&listeners[at])? {
                         self.answer(stream, true);
                         found = true;
-                    }
-                    while let Some(stream) = accept(&listeners[0])? {
-                        self.answer(stream, false);
+                        while let Some(stream) = accept(&listeners[0])? {
+                            self.answer(stream, false);
+                        }
+                        // Where more waits, epoll says so again.
+                        if !clocked {
+                            break;
+                        }
                     }
                 }
                 count(&self.served.wakes, true);
@@ -536,25 +607,39 @@ mod linux {
         }
 
         #[tokio::main(flavor = "current_thread")]
-        async fn tokio(self, listeners: Vec<TcpListener>, take: Take) {
+        async fn tokio(self, listeners: Vec<TcpListener>, epoll: OwnedFd, take: Take) {
+            let worker = Arc::new(self);
             // The turn is over when an error comes.
-            let _ = self.tokio_loop(listeners, take).await;
+            let _ = worker.tokio_loop(listeners, epoll, take).await;
+            Self::account(&worker.served);
         }
 
-        async fn tokio_loop(self, mut listeners: Vec<TcpListener>, take: Take) -> io::Result<()> {
-            let worker = Arc::new(self);
-            let clocked = match take {
-                Take::Clock => listeners.split_off(1),
+        async fn tokio_loop(
+            self: &Arc<Self>,
+            mut listeners: Vec<TcpListener>,
+            epoll: OwnedFd,
+            take: Take,
+        ) -> io::Result<()> {
+            // What the runtime does not know.
+            let others = match take {
+                Take::Clock | Take::Nested => listeners.split_off(1),
                 _ => Vec::new(),
             };
-            let enter = |listener: TcpListener| tokio::net::TcpListener::from_std(listener);
+            let nested = (take == Take::Nested)
+                // SAFETY: it is owned, and nobody else knows it.
+                .then(|| unsafe { AsyncFd::register(epoll) })
+                .transpose()?;
+            let enter = tokio::net::TcpListener::from_std;
             let listeners: Vec<_> = listeners.into_iter().map(enter).collect::<Result<_, _>>()?;
             let mut tick = interval(TICK);
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut look = false;
+            let mut handed = self.handed.lock().await;
             loop {
                 let mut woken = false;
                 let (stream, stolen) = poll_fn(|context| {
-                    count(&worker.served.wakes, woken);
+                    count(&self.looked, true);
+                    count(&self.served.wakes, woken);
                     for (at, listener) in listeners.iter().enumerate() {
                         match listener.poll_accept(context) {
                             Poll::Ready(Ok((stream, _))) => {
@@ -564,23 +649,41 @@ mod linux {
                             Poll::Pending => {}
                         }
                     }
-                    while !clocked.is_empty() && tick.poll_tick(context).is_ready() {
-                        for listener in &clocked {
-                            if let Some(stream) = accept(listener)? {
-                                // Perhaps there is more.
-                                tick.reset_immediately();
-                                stream.set_nonblocking(true)?;
-                                let stream = tokio::net::TcpStream::from_std(stream)?;
-                                return Poll::Ready(Ok((stream, true)));
+                    loop {
+                        if mem::take(&mut look) {
+                            for listener in &others {
+                                if let Some(stream) = accept(listener)? {
+                                    // Perhaps there is more.
+                                    look = true;
+                                    stream.set_nonblocking(true)?;
+                                    let stream = tokio::net::TcpStream::from_std(stream)?;
+                                    return Poll::Ready(Ok((stream, true)));
+                                }
                             }
                         }
+                        if let Some(nested) = &nested {
+                            if let Poll::Ready(guard) = nested.poll_read_ready(context) {
+                                guard?.clear_ready();
+                                look = true;
+                            }
+                        } else if !others.is_empty() {
+                            look = tick.poll_tick(context).is_ready();
+                        }
+                        if !look {
+                            break;
+                        }
                     }
-                    count(&worker.served.empty, mem::replace(&mut woken, true));
+                    if let Poll::Ready(Some(stream)) = handed.poll_recv(context) {
+                        stream.set_nonblocking(true)?;
+                        let stream = tokio::net::TcpStream::from_std(stream)?;
+                        return Poll::Ready(Ok((stream, true)));
+                    }
+                    count(&self.served.empty, mem::replace(&mut woken, true));
                     Poll::Pending
                 })
                 .await?;
-                worker.take(&stream, stolen);
-                tokio::spawn(Self::tokio_answer(worker.clone(), stream));
+                self.take(&stream, stolen);
+                tokio::spawn(Self::tokio_answer(self.clone(), stream));
             }
         }
 
@@ -589,6 +692,86 @@ mod linux {
             stream.write_all(&ANSWER).await.unwrap();
             drop(stream);
             worker.nap();
+        }
+    }
+
+    /// Looks after members whose workers do not.
+    #[derive(Default)]
+    struct Steward {
+        looked: Vec<Arc<AtomicUsize>>,
+        workers: Vec<Sender<TcpStream>>,
+    }
+
+    impl Steward {
+        fn looked(&mut self) -> Arc<AtomicUsize> {
+            let looked = Arc::default();
+            self.looked.push(Arc::clone(&looked));
+            looked
+        }
+
+        fn hands_over(&mut self) -> Receiver<TcpStream> {
+            let (sender, receiver) = unbounded_channel();
+            self.workers.push(sender);
+            receiver
+        }
+
+        fn steal(self, members: &[TcpListener], served: &Served) {
+            // The turn is over when an error comes.
+            let _ = self.steal_loop(members, served);
+            Worker::account(served);
+        }
+
+        fn steal_loop(&self, members: &[TcpListener], served: &Served) -> io::Result<()> {
+            let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            for (at, member) in members.iter().enumerate() {
+                epoll::add(
+                    &epoll,
+                    member,
+                    EventData::new_u64(at as u64),
+                    EventFlags::IN,
+                )?;
+            }
+            let looks = || -> Vec<_> { self.looked.iter().map(|n| n.load(Relaxed)).collect() };
+            let mut events = Vec::with_capacity(members.len());
+            let mut next = 0;
+            loop {
+                // As long as nothing waits anywhere, it does not either look or cost anything.
+                events.clear();
+                epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None)?;
+                let before = looks();
+                thread::sleep(TICK);
+                events.clear();
+                let now = timespec(Duration::ZERO);
+                epoll::wait(
+                    &epoll,
+                    rustix::buffer::spare_capacity(&mut events),
+                    Some(&now),
+                )?;
+                let after = looks();
+                for event in &events {
+                    let from = event.data.u64() as usize;
+                    if before[from] != after[from] {
+                        continue;
+                    }
+                    while let Some(stream) = accept(&members[from])? {
+                        next += 1;
+                        // A worker that has looked, if there is one.
+                        let others = (0..members.len()).map(|at| (next + at) % members.len());
+                        let to = others
+                            .clone()
+                            .find(|&at| before[at] != after[at])
+                            .or_else(|| others.clone().find(|&at| at != from));
+                        let _ = self.workers[to.unwrap_or(from)].send(stream);
+                    }
+                }
+                count(&served.wakes, true);
+                // A listener that was shut down is ready, and says so to whoever accepts.
+                for member in members {
+                    if !socket2::SockRef::from(member).is_listener()? {
+                        return Ok(());
+                    }
+                }
+            }
         }
     }
 

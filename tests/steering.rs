@@ -491,6 +491,34 @@ fn pins_are_hidden_where_they_cannot_be_taken_back() {
     );
 }
 
+/// A worker that is pinned closes a member: the others keep the processors that they had.
+#[test]
+fn who_is_pinned_does_not_change_the_processors() {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let all = sched_getaffinity(None).unwrap();
+    let mut cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| all.is_set(cpu));
+    let (Some(first), Some(second)) = (cpus.next(), cpus.next()) else {
+        return util::skip("that a pinned thread closes members (there is one processor)");
+    };
+    let pin = |cpu| {
+        let mut one = CpuSet::new();
+        one.set(cpu);
+        sched_setaffinity(None, &one).unwrap();
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut open = Open::<UdpSocket>::new(&Options::new(), "127.0.0.1:", 3);
+            open.steer(&Steering::Cpu);
+            pin(first);
+            // The program is made anew, by a thread that has one processor.
+            open.close(2);
+            assert_eq!(open.counts(40, b"?")[0], 40);
+            pin(second);
+            assert_eq!(open.counts(40, b"?")[1], 40);
+        });
+    });
+}
+
 #[test]
 fn tcp_by_processor() {
     std::thread::spawn(by_processor::<TcpListener>)
