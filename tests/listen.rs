@@ -254,7 +254,7 @@ fn a_restart_after_a_plain_listener_works() {
 fn zones_have_names_and_numbers() {
     in_namespace("IPv6 zones", || {
         let up = std::process::Command::new("ip")
-            .args(["addr", "add", "fe80::1/64", "dev", "lo"])
+            .args(["addr", "add", "fe80::1/64", "dev", "lo", "nodad"])
             .status();
         if !up.is_ok_and(|status| status.success()) {
             return util::skip("IPv6 zones (no `ip` command)");
