@@ -873,9 +873,18 @@ fn no_privilege_is_needed() {
     util::as_user(65_534, "steering without a privilege", || {
         one_weight::<TcpListener>();
         one_weight::<UdpSocket>();
+        weights_are_shares::<TcpListener>();
+        weights_are_shares::<UdpSocket>();
         by_processor::<TcpListener>();
         by_processor::<UdpSocket>();
+        a_program_of_ones_own::<TcpListener>();
         a_program_of_ones_own::<UdpSocket>();
+        a_flow_of_datagrams_stays_with_its_member();
+        connection_ids_choose_the_member();
+        without_a_known_number_the_hash_decides();
+        a_whole_group_is_steered();
+        the_table_is_the_kernels();
+        nothing_is_lost_while_steering_changes();
     });
 }
 
