@@ -17,8 +17,8 @@ const CLIENTS: usize = 20_000;
 /// Fewer than any queue holds: a somaxconn of 128 is the smallest that was ever common.
 const BATCH: usize = 100;
 
-/// Every client has an address and port that none had before it: the hash is of both, and a repeated
-/// one would count twice.
+/// Every client has an address and port that none had before it: the hash is of both, and one that
+/// is repeated would count twice.
 fn client(number: usize, r#type: Type) -> Socket {
     const PORTS: usize = 5_000;
     let ip = Ipv4Addr::new(127, 0, 1, (1 + number / PORTS) as u8);
