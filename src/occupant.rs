@@ -108,8 +108,8 @@ impl fmt::Display for Protocol {
 /// # Source
 ///
 /// sock_diag(7), and where that is not allowed `/proc/net/{tcp,tcp6,udp,udp6}`, in which TCP has no
-/// `limit` and no `drops`, and UDP no `limit`; gVisor's have no `waiting` either. `/proc/PID/fd` and
-/// `/proc/PID/comm` (proc_pid_fd(5), proc_pid_comm(5)).
+/// `limit` and no `drops`, and UDP no `limit`; gVisor's have no `waiting` either. `/proc/PID/fd`
+/// and `/proc/PID/comm` (proc_pid_fd(5), proc_pid_comm(5)).
 #[doc(alias = "sock_diag")]
 #[doc(alias = "ss")]
 #[doc(alias = "lsof")]

@@ -92,8 +92,8 @@ impl Options {
         self
     }
 
-    /// Whether the members of a [group](Self::group) have a queue each, or one together. The default
-    /// is what the system does best.
+    /// Whether the members of a [group](Self::group) have a queue each, or one together. The
+    /// default is what the system does best.
     pub fn spread(mut self, spread: Spread) -> Self {
         self.spread = spread;
         self
@@ -191,8 +191,8 @@ impl Options {
 
     /// Opens `n` TCP listeners on one port, all or none.
     ///
-    /// Each has its own queue where the kernel spreads the load over them, and all have one where it
-    /// does not: see [`Spread`].
+    /// Each has its own queue where the kernel spreads the load over them, and all have one where
+    /// it does not: see [`Spread`].
     ///
     /// The group is new: where anybody holds the port already, this user included, opening it
     /// fails. On Linux that is proven by the kernel at the first member's bind, and member *i* is

@@ -5,6 +5,8 @@
 //! 0, so every load is preceded by a look at the length (kernel: reuseport_select_sock,
 //! bpf_prog_run_clear_cb).
 
+use std::collections::BTreeMap;
+
 use crate::Instruction;
 use crate::sys::Kind;
 
@@ -118,12 +120,24 @@ pub(crate) fn weighted(kind: Kind, shares: &[(usize, u32)]) -> Vec<Instruction> 
     program
 }
 
-/// What a processor handled goes to its index, and what another handled is left to the hash.
-pub(crate) fn by_cpu(indices: &[(usize, usize)]) -> Vec<Instruction> {
+/// What a processor handled goes to one of its indices, and what another handled to the hash.
+pub(crate) fn by_cpu(kind: Kind, indices: &[(usize, usize)]) -> Vec<Instruction> {
+    let mut of: BTreeMap<usize, Vec<(usize, u32)>> = BTreeMap::new();
+    for &(cpu, index) in indices {
+        of.entry(cpu).or_default().push((index, 1));
+    }
     let mut program = vec![op(LD_WORD, AD_CPU)];
-    program.extend(table(
-        indices.iter().map(|&(cpu, index)| (cpu as u32, index)),
-    ));
+    for (cpu, shares) in of {
+        let choice = match shares[..] {
+            [(index, _)] => vec![op(RET, index as u32)],
+            _ => weighted(kind, &shares),
+        };
+        // A conditional jump goes no further than 255 instructions.
+        program.push(jump(JEQ, cpu as u32, 1, 0));
+        program.push(op(JA, choice.len() as u32));
+        program.extend(choice);
+    }
+    program.push(op(RET, TO_THE_HASH));
     program
 }
 
@@ -177,13 +191,14 @@ pub(crate) fn by_number(
             program.push(op(load, 1 + at));
         }
     }
-    program.extend(table(indices.iter().copied()));
+    program.extend(table(indices));
     program
 }
 
 /// Looks A up among keys, and leaves to the hash what is not there.
-fn table(entries: impl Iterator<Item = (u32, usize)>) -> impl Iterator<Item = Instruction> {
+fn table(entries: &[(u32, usize)]) -> impl Iterator<Item = Instruction> {
     entries
-        .flat_map(|(key, index)| [jump(JEQ, key, 0, 1), op(RET, index as u32)])
+        .iter()
+        .flat_map(|&(key, index)| [jump(JEQ, key, 0, 1), op(RET, index as u32)])
         .chain([op(RET, TO_THE_HASH)])
 }

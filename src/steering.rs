@@ -32,7 +32,7 @@ pub enum Steering {
     Hash,
     /// The member of the processor that handled the packet: member *i* has the *i*-th processor
     /// that the thread which opens the group may use, as `core_affinity::get_core_ids` numbers
-    /// them.
+    /// them. Where there are more members than processors, several share one.
     ///
     /// For workers that are pinned, each to its processor, so that a connection stays where its
     /// packets arrive. It is worse than `Hash` where fewer processors handle packets than there are
@@ -92,7 +92,8 @@ impl fmt::Debug for Instruction {
 
 /// Where the number of a member stands in a datagram: one byte, or two in network order.
 ///
-/// Datagrams that are too short, or have a number that no member has, are left to the hash.
+/// Datagrams that are too short, or have a number that no member has, are left to the hash. The
+/// numbers are those of one group that was opened new: two processes cannot share a port by them.
 ///
 /// ```
 /// use reuseport::{ConnectionIds, Steering};
@@ -195,7 +196,7 @@ impl Steering {
                 let indices: Vec<_> = places()
                     .filter_map(|(index, &member)| Some((Self::cpu_of(member, cpus)?, index)))
                     .collect();
-                program::by_cpu(&indices)
+                program::by_cpu(kind, &indices)
             }
             Self::Weights(weights) => {
                 let share = |(index, &member): (usize, &usize)| {

@@ -476,6 +476,52 @@ fn by_processor<S: Kind>() {
     }
 }
 
+/// With more members than processors, those of one processor get all of it, and each a part.
+fn members_share_a_processor<S: Kind>() {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let all = sched_getaffinity(None).unwrap();
+    let cpus: Vec<_> = (0..CpuSet::MAX_CPU)
+        .filter(|&cpu| all.is_set(cpu))
+        .collect();
+    if cpus.len() > 3 {
+        return util::skip("members that share a processor (there are more than three)");
+    }
+    for (family, prefix) in PLACES {
+        let options = Options::new().family(family).steering(Steering::Cpu);
+        let open = Open::<S>::new(&options, prefix, 6);
+        for by_program in [false, true] {
+            if by_program {
+                open.steer(&Steering::Cpu);
+            }
+            for (place, &cpu) in cpus.iter().enumerate() {
+                let mut one = CpuSet::new();
+                one.set(cpu);
+                sched_setaffinity(None, &one).unwrap();
+                let counts = open.counts(100, b"?");
+                for (number, &count) in counts[..6].iter().enumerate() {
+                    let mine = number % cpus.len() == place;
+                    assert_eq!(count > 0, mine, "{prefix} {by_program} {cpu}: {counts:?}");
+                }
+            }
+            sched_setaffinity(None, &all).unwrap();
+        }
+    }
+}
+
+#[test]
+fn tcp_members_share_a_processor() {
+    std::thread::spawn(members_share_a_processor::<TcpListener>)
+        .join()
+        .unwrap();
+}
+
+#[test]
+fn udp_members_share_a_processor() {
+    std::thread::spawn(members_share_a_processor::<UdpSocket>)
+        .join()
+        .unwrap();
+}
+
 /// Pinned members whose owners are elsewhere are hashed again, also after one has left.
 #[test]
 fn pins_are_hidden_where_they_cannot_be_taken_back() {
