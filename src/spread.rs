@@ -10,13 +10,12 @@ use crate::sys;
 ///
 /// The figures are ratios, with 64 and with 4 connections in flight: medians of one run of
 /// `cargo bench --bench steering` on two processors, over loopback, in which differences of less
-/// than a tenth say nothing. With eight workers that are mostly idle, a connection wakes 1.2
-/// threads of a `Kernel` group in tokio, and 8.6 of a `Queue`.
+/// than a tenth say nothing. With eight workers that are mostly idle, a connection ends 1.2
+/// waits of threads in a `Kernel` group of tokio's, and 8.6 in a `Queue`: all wake, and one gets it.
 ///
 /// A third way, a queue each and idle workers that take from the others' queues, answers a napping
-/// worker as `Queue` does (p90 1.09). It is not offered: with `EPOLLEXCLUSIVE` it wakes 1.2 threads
-/// for a connection, but the runtimes register their own listeners without it, and then 8.7 of
-/// eight tokio workers wake for each.
+/// worker as `Queue` does (p90 1.09). It is not offered: with `EPOLLEXCLUSIVE` a connection ends
+/// 1.2 waits, but the runtimes register their listeners without it, and then it ends 8.7.
 ///
 /// ```
 /// # #[cfg(feature = "std")] {
