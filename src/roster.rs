@@ -92,9 +92,11 @@ impl Roster {
     ///
     /// As [`Group::steer`](crate::Group::steer).
     pub fn steer(&self, open: &impl AsFd, steering: &Steering) -> Result<(), Error> {
-        self.table()
-            .steer(sys::borrow(open), steering)
-            .inspect_err(trace::refused)
+        let mut table = self.table();
+        let steered = table
+            .own(open)
+            .and_then(|()| table.steer(sys::borrow(open), steering));
+        steered.inspect_err(trace::refused)
     }
 
     /// Closes a member, and steers what is left.
@@ -105,15 +107,16 @@ impl Roster {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where no such member is in the group; the
-    /// socket is closed all the same. As [`Group::steer`](crate::Group::steer).
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where no such member is in the group, or
+    /// a socket is on another address; the first is closed all the same. As
+    /// [`Group::steer`](crate::Group::steer).
     pub fn close(&self, member: usize, socket: impl AsFd, open: &impl AsFd) -> Result<(), Error> {
         // Under the lock, so that the table sees the members leave in the kernel's order.
         let mut table = self.table();
+        let own = table.own(&socket).and_then(|()| table.own(open));
         drop(socket);
-        let closed = table.close(member, sys::borrow(open));
-        trace::closed(table.addr, member, table.places.as_deref());
-        closed.inspect_err(trace::refused)
+        own.and_then(|()| table.close(member, sys::borrow(open)))
+            .inspect_err(trace::refused)
     }
 
     /// Steers a group that is whole, of which every descriptor is at hand.
@@ -133,6 +136,15 @@ impl Table {
 
     fn invalid(&self, why: impl Into<String>) -> Error {
         Error::invalid(self.cannot(), why.into()).at(self.addr)
+    }
+
+    /// Refuses a socket that cannot be of this group.
+    fn own(&self, socket: &impl AsFd) -> Result<(), Error> {
+        let addr = sys::local_addr(socket).map_err(|error| self.refused(error))?;
+        if addr == self.addr {
+            return Ok(());
+        }
+        Err(self.invalid(format!("a socket that was given is on {addr}")))
     }
 
     fn check(&mut self, steering: &Steering) -> Result<(), Error> {
@@ -229,6 +241,7 @@ impl Table {
             return Err(self.invalid(format!("it has no member {member}")));
         };
         places.swap_remove(place);
+        trace::closed(self.addr, member, self.places.as_deref());
         match self.indexed.clone() {
             Some(steering) => self.attach(via, &steering),
             None => Ok(()),

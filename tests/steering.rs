@@ -20,8 +20,8 @@ const SO_INCOMING_CPU: libc::c_int = 49;
 /// A kind of socket, so that one body serves TCP and UDP.
 trait Kind: Socket + Sync {
     fn open(options: &Options, addr: &str, n: usize) -> Result<Group<Self>, Error>;
-    /// Sends a payload from a port of its own; TCP only connects.
-    fn reach(to: SocketAddr, payload: &[u8]) -> Client;
+    /// A client with a port of its own, which TCP has connected.
+    fn client(to: SocketAddr) -> Client;
     /// Takes one connection or datagram, if there is one.
     fn take(&self) -> bool;
     fn stop_blocking(&self);
@@ -32,11 +32,20 @@ enum Client {
     Udp(UdpSocket),
 }
 
+impl Client {
+    /// What TCP did when it connected.
+    fn send(&self, to: SocketAddr, payload: &[u8]) {
+        if let Self::Udp(socket) = self {
+            socket.send_to(payload, to).unwrap();
+        }
+    }
+}
+
 impl Kind for TcpListener {
     fn open(options: &Options, addr: &str, n: usize) -> Result<Group<Self>, Error> {
         options.group(addr, n)
     }
-    fn reach(to: SocketAddr, _: &[u8]) -> Client {
+    fn client(to: SocketAddr) -> Client {
         Client::Tcp(TcpStream::connect(to).unwrap())
     }
     fn take(&self) -> bool {
@@ -51,15 +60,12 @@ impl Kind for UdpSocket {
     fn open(options: &Options, addr: &str, n: usize) -> Result<Group<Self>, Error> {
         options.packet_group(addr, n)
     }
-    fn reach(to: SocketAddr, payload: &[u8]) -> Client {
-        let any: IpAddr = if to.is_ipv4() {
-            [127, 0, 0, 1].into()
-        } else {
-            std::net::Ipv6Addr::LOCALHOST.into()
+    fn client(to: SocketAddr) -> Client {
+        let any: IpAddr = match to {
+            SocketAddr::V4(_) => [127, 0, 0, 1].into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
         };
-        let socket = UdpSocket::bind((any, 0)).unwrap();
-        socket.send_to(payload, to).unwrap();
-        Client::Udp(socket)
+        Client::Udp(UdpSocket::bind((any, 0)).unwrap())
     }
     fn take(&self) -> bool {
         self.recv(&mut [0; 2048]).is_ok()
@@ -116,11 +122,13 @@ impl<S: Kind> Open<S> {
         self.roster.steer(&self.members[0].1, steering).unwrap();
     }
 
-    /// The number of the member that has got one, and only that one has.
-    fn taker(&self) -> usize {
+    /// The number of the member that gets what the client sends, and only that one does.
+    fn taker(&self, client: &Client, payload: &[u8]) -> usize {
         let takers = || self.members.iter().filter(|(_, socket)| socket.take());
-        let taker = util::until(|| takers().map(|(number, _)| *number).next());
-        assert_eq!(takers().count(), 0, "one member has it");
+        let taker = || takers().map(|(number, _)| *number).next();
+        let (taker, sent) = util::until_sent(|| client.send(self.to, payload), taker);
+        // What was sent twice may come twice.
+        assert!(sent > 1 || takers().count() == 0, "one member has it");
         taker
     }
 
@@ -128,8 +136,8 @@ impl<S: Kind> Open<S> {
     fn counts(&self, n: usize, payload: &[u8]) -> Vec<usize> {
         let mut counts = vec![0; 8];
         for _ in 0..n {
-            let _client = S::reach(self.to, payload);
-            counts[self.taker()] += 1;
+            let client = S::client(self.to);
+            counts[self.taker(&client, payload)] += 1;
         }
         counts
     }
@@ -233,13 +241,10 @@ fn a_flow_of_datagrams_stays_with_its_member() {
             .steering(Steering::Weights(vec![1, 1, 1, 1]));
         let open = Open::<UdpSocket>::new(&options, prefix, 4);
         for _ in 0..50 {
-            let Client::Udp(client) = UdpSocket::reach(open.to, b"?") else {
-                panic!("UDP")
-            };
-            let first = open.taker();
+            let client = UdpSocket::client(open.to);
+            let first = open.taker(&client, b"?");
             for len in 0..10 {
-                client.send_to(&[0; 10][..len], open.to).unwrap();
-                assert_eq!(open.taker(), first);
+                assert_eq!(open.taker(&client, &[0; 10][..len]), first);
             }
         }
     }
@@ -843,13 +848,25 @@ fn what_does_not_fit_is_a_sentence() {
         .steer(&Steering::ConnectionIds(ConnectionIds::quic().two_bytes()))
         .unwrap();
 
-    let mut members = Std::listen_packet("127.0.0.1:0")
-        .map(|socket| vec![socket])
-        .unwrap();
     let roster = group.roster();
-    let error = roster
-        .close(999, members.remove(0), group.iter().next().unwrap())
-        .unwrap_err();
+    let stranger = || Std::listen_packet("127.0.0.1:0").unwrap();
+    let member = group.iter().next().unwrap();
+    let error = roster.close(0, stranger(), member).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains(": a socket that was given is on 127.0.0.1:"),
+        "{error}"
+    );
+    let error = roster.steer(&stranger(), &Steering::Hash).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains(": a socket that was given is on 127.0.0.1:"),
+        "{error}"
+    );
+    let own = Std::listen_packet(group.local_addr()).unwrap();
+    let error = roster.close(999, own, member).unwrap_err();
     assert!(
         error.to_string().ends_with("it has no member 999"),
         "{error}"
