@@ -84,7 +84,7 @@ pub(crate) fn open<S: Socket>(
         members.push(Member::new(socket, index));
     }
     let group = Group::new(opening.addr(), members, spread, new);
-    trace::opened_group(S::KIND, group.addr, n, spread);
+    trace::opened_group(S::KIND, group.addr, n, spread, new);
     if !matches!(options.steering, Steering::Hash) {
         group.roster.steer_all(&group.members, &options.steering)?;
     }

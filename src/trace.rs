@@ -23,8 +23,15 @@ cfg_if::cfg_if! {
             debug!(target: "reuseport", protocol = kind.name(), addr = ?addr(socket), "opened");
         }
 
-        pub(crate) fn opened_group(kind: Kind, addr: SocketAddr, members: usize, spread: Spread) {
-            debug!(target: "reuseport", protocol = kind.name(), %addr, members, ?spread, "opened a group");
+        pub(crate) fn opened_group(
+            kind: Kind,
+            addr: SocketAddr,
+            members: usize,
+            spread: Spread,
+            new: bool,
+        ) {
+            let what = if new { "opened a group" } else { "joined a group" };
+            debug!(target: "reuseport", protocol = kind.name(), %addr, members, ?spread, "{what}");
         }
 
         pub(crate) fn adopted(kind: Kind, addr: SocketAddr) {
@@ -49,7 +56,7 @@ cfg_if::cfg_if! {
     } else {
         pub(crate) fn opened(_: Kind, _: &impl AsFd) {}
 
-        pub(crate) fn opened_group(_: Kind, _: SocketAddr, _: usize, _: Spread) {}
+        pub(crate) fn opened_group(_: Kind, _: SocketAddr, _: usize, _: Spread, _: bool) {}
 
         pub(crate) fn adopted(_: Kind, _: SocketAddr) {}
 

@@ -83,6 +83,16 @@ fn what_is_done_is_told_once() {
         ]
     );
 
+    let held = Std::listen("127.0.0.1:0").unwrap();
+    let addr = addr_of(&held);
+    let lines = told(|| drop(Options::new().join(true).group(addr, 2).unwrap()));
+    assert_eq!(
+        lines,
+        [format!(
+            "DEBUG reuseport: joined a group protocol=\"TCP\" addr={addr} members=2 spread=Kernel"
+        )]
+    );
+
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = addr_of(&listener);
     let lines = told(|| drop(Std::adopt(listener).unwrap()));
