@@ -74,7 +74,7 @@ fn datagram_sockets_are_adopted<R: Runtime>() {
         let addr = plain.local_addr().unwrap();
         let socket = R::adopt_packet(plain).unwrap();
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-        client.send_to(b"?", addr).unwrap();
+        let _sending = util::keep_sending(&client, b"?", addr);
         let (len, from) = R::recv_from(&socket, &mut [0; 8]).await.unwrap();
         assert_eq!((len, from), (1, client.local_addr().unwrap()));
     });

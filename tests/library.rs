@@ -23,14 +23,16 @@ async fn serve_streams<R: Net>(listener: R::TcpListener, n: usize) -> io::Result
     Ok(())
 }
 
-/// Answers `n` datagrams.
-async fn serve_datagrams<R: Net>(socket: R::UdpSocket, n: usize) -> io::Result<()> {
+/// Answers datagrams, until one says that it is the last.
+async fn serve_datagrams<R: Net>(socket: R::UdpSocket) -> io::Result<()> {
     let mut buf = [0; 100];
-    for _ in 0..n {
+    loop {
         let (len, from) = R::recv_from(&socket, &mut buf).await?;
         R::send_to(&socket, &buf[..len], from).await?;
+        if &buf[..len] == b"last" {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 on_every_runtime!(an_echo_server_of_streams an_echo_server_of_datagrams);
@@ -68,15 +70,14 @@ fn an_echo_server_of_datagrams<R: Runtime>() {
         let addr = addr_of(&socket);
         let client = std::thread::spawn(move || {
             let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-            client.connect(addr).unwrap();
             for datagram in [&b""[..], b"a", b"bcd"] {
-                client.send(datagram).unwrap();
+                let _sending = util::keep_sending(&client, datagram, addr);
                 let mut buf = [0; 100];
-                let len = client.recv(&mut buf).unwrap();
-                assert_eq!(&buf[..len], datagram);
+                while client.recv(&mut buf).map(|len| &buf[..len]).unwrap() != datagram {}
             }
+            util::keep_sending(&client, b"last", addr)
         });
-        serve_datagrams::<R>(socket, 3).await.unwrap();
-        client.join().unwrap();
+        serve_datagrams::<R>(socket).await.unwrap();
+        drop(client.join().unwrap());
     });
 }

@@ -141,6 +141,38 @@ pub fn until_sent<T>(mut send: impl FnMut(), mut ask: impl FnMut() -> Option<T>)
     panic!("no answer in 20 seconds");
 }
 
+/// Sends a datagram, and again each second until what this returns is dropped: see [`until_sent`].
+#[must_use]
+pub fn keep_sending(
+    socket: &std::net::UdpSocket,
+    payload: &'static [u8],
+    to: std::net::SocketAddr,
+) -> impl Drop + use<> {
+    use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+    struct Sending(Option<(Sender<()>, std::thread::JoinHandle<()>)>);
+    impl Drop for Sending {
+        fn drop(&mut self) {
+            if let Some((stop, thread)) = self.0.take() {
+                drop(stop);
+                thread.join().unwrap();
+            }
+        }
+    }
+    let socket = socket.try_clone().unwrap();
+    let (stop, stopped) = channel();
+    let thread = std::thread::spawn(move || {
+        loop {
+            socket.send_to(payload, to).unwrap();
+            if stopped.recv_timeout(std::time::Duration::from_secs(1))
+                != Err(RecvTimeoutError::Timeout)
+            {
+                return;
+            }
+        }
+    });
+    Sending(Some((stop, thread)))
+}
+
 const SKIPPED: &str = "not checked: ";
 
 /// Says in one line what was not checked, and why.
