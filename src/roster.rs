@@ -105,6 +105,11 @@ impl Roster {
     /// closes is lost. Between its close and the new program the old one is in force, for some
     /// microseconds.
     ///
+    /// A TCP listener leaves at once, whoever else has a descriptor of it. A UDP socket stays in
+    /// the group as long as a child that was forked and has not yet called exec(2) has a copy of
+    /// it, and may leave behind others then, which makes the table wrong: start no process while
+    /// members of a packet group close.
+    ///
     /// # Errors
     ///
     /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where no such member is in the group, or
@@ -114,6 +119,9 @@ impl Roster {
         // Under the lock, so that the table sees the members leave in the kernel's order.
         let mut table = self.table();
         let own = table.own(&socket).and_then(|()| table.own(open));
+        if table.kind == Kind::Tcp && table.spread == Spread::Kernel && own.is_ok() {
+            sys::leave(&socket);
+        }
         drop(socket);
         own.and_then(|()| table.close(member, sys::borrow(open)))
             .inspect_err(trace::refused)

@@ -225,6 +225,7 @@ fn a_holder_that_does_not_share_is_named() {
 #[test]
 fn what_does_not_listen_is_explained() {
     in_namespace("who holds a port on which nobody listens", || {
+        let _closing = util::no_forks();
         let text = |addr: SocketAddr| {
             let error = listen(false, addr).unwrap_err();
             assert_eq!(error.holder(), Some(Holder::NotSharing));

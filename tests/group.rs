@@ -55,6 +55,7 @@ impl Kind for UdpSocket {
 
 /// In every place: new where nobody is, refused where anybody is, joined where that was asked for.
 fn founds_only_what_is_new<S: Kind>() {
+    let _closing = util::no_forks();
     for (family, prefix) in PLACES {
         let options = Options::new().family(family);
         let group = S::group(&options, &format!("{prefix}0"), 4).unwrap();
@@ -160,6 +161,7 @@ fn udp_anybody_is_in_the_way() {
 /// In a namespace, where nobody else takes the port, and where the tables of sockets are short.
 fn one_of_many_founders_wins<S: Kind>() {
     in_namespace("groups that are opened at the same moment", || {
+        let _closing = util::no_forks();
         for _ in 0..50 {
             let plain = S::plain("127.0.0.1:0".parse().unwrap()).unwrap();
             let addr = addr_of(&plain).to_string();
@@ -368,14 +370,14 @@ fn a_full_group_says_so() {
             let mut holders = Vec::new();
             while left > 0 {
                 let n = left.min(each);
-                let mut child = Command::new(std::env::current_exe().unwrap())
+                let mut command = Command::new(std::env::current_exe().unwrap());
+                command
                     .args(["--exact", NAME, "--nocapture", "--quiet"])
                     .env("REUSEPORT_TEST_CHILD", NAME)
                     .env("MEMBERS", format!("{kind} {port} {n}"))
                     .stdin(Stdio::piped())
-                    .stdout(Stdio::piped())
-                    .spawn()
-                    .unwrap();
+                    .stdout(Stdio::piped());
+                let mut child = util::spawn(&mut command).unwrap();
                 let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
                 assert!(
                     lines.any(|line| line.unwrap().contains("holding")),
@@ -437,6 +439,7 @@ fn hold_members() {
 /// Where a member cannot be opened, those before it are gone.
 #[test]
 fn the_first_refusal_rolls_everything_back() {
+    let _closing = util::no_forks();
     use std::sync::atomic::{AtomicUsize, Ordering};
     let calls = AtomicUsize::new(0);
     let options =

@@ -232,6 +232,7 @@ fn port_0_is_nobody_elses() {
 #[test]
 fn a_restart_after_a_plain_listener_works() {
     in_namespace("a restart after a plain listener", || {
+        let _closing = util::no_forks();
         let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = plain.local_addr().unwrap();
         let client = TcpStream::connect(addr).unwrap();
@@ -253,9 +254,9 @@ fn a_restart_after_a_plain_listener_works() {
 #[test]
 fn zones_have_names_and_numbers() {
     in_namespace("IPv6 zones", || {
-        let up = std::process::Command::new("ip")
-            .args(["addr", "add", "fe80::1/64", "dev", "lo", "nodad"])
-            .status();
+        let mut command = std::process::Command::new("ip");
+        command.args(["addr", "add", "fe80::1/64", "dev", "lo", "nodad"]);
+        let up = util::spawn(&mut command).and_then(|mut child| child.wait());
         if !up.is_ok_and(|status| status.success()) {
             return util::skip("IPv6 zones (no `ip` command)");
         }

@@ -113,6 +113,7 @@ impl<S: Kind> Open<S> {
             .position(|(other, _)| *other == number)
             .unwrap();
         let (_, socket) = self.members.swap_remove(at);
+        let _closing = util::no_forks();
         self.roster
             .close(number, socket, &self.members[0].1)
             .unwrap();
@@ -642,6 +643,18 @@ fn this_kernel_pins_members() {
             -1
         );
     }
+}
+
+/// A child that has not yet called exec has copies of all sockets: a listener leaves all the same.
+#[test]
+fn a_copy_does_not_keep_a_listener_in_the_group() {
+    let mut open = Open::<TcpListener>::new(&Options::new(), "127.0.0.1:", 3);
+    let copy = open.members[1].1.try_clone().unwrap();
+    open.close(1);
+    assert_eq!(open.roster.places(), [0, 2]);
+    let counts = open.counts(100, b"");
+    assert!(counts[0] > 0 && counts[2] > 0, "{counts:?}");
+    drop(copy);
 }
 
 /// The table against the kernel: whoever leaves, in whatever order, a program finds each that is

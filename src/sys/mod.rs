@@ -38,8 +38,8 @@ use std::net::SocketAddr;
 
 pub(crate) use fd::{AsFd, BorrowedFd, OwnedFd, borrow, number};
 pub(crate) use socket::{
-    Description, Family, Socket, describe, is_connected_to_itself, local_addr, reset_at_close,
-    set_nonblocking,
+    Description, Family, Socket, describe, is_connected_to_itself, leave, local_addr,
+    reset_at_close, set_nonblocking,
 };
 
 #[cfg(feature = "std")]

@@ -148,6 +148,15 @@ pub(crate) fn set_nonblocking(fd: &impl AsFd, nonblocking: bool) -> io::Result<(
     SockRef::from(fd).set_nonblocking(nonblocking)
 }
 
+/// Takes a TCP listener out of its group at once, whoever else has a descriptor of it.
+///
+/// A child that was forked and has not yet called exec keeps a socket alive that was closed here.
+/// shutdown(2) acts on the socket (kernel: inet_shutdown, tcp_disconnect). A UDP socket that has no
+/// peer refuses it, and stays.
+pub(crate) fn leave(fd: &impl AsFd) {
+    let _ = SockRef::from(fd).shutdown(std::net::Shutdown::Read);
+}
+
 /// The address that a socket of any runtime is bound to.
 pub(crate) fn local_addr(fd: &impl AsFd) -> io::Result<SocketAddr> {
     let addr = SockRef::from(fd).local_addr()?;

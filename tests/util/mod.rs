@@ -78,15 +78,39 @@ impl Runtime for Smol {
     }
 }
 
+static FORKS: std::sync::RwLock<()> = std::sync::RwLock::new(());
+
+/// Starts a process while nobody counts on a close.
+///
+/// Between fork and exec the child has a copy of every socket of this process, and a socket that is
+/// closed here lives on.
+pub fn spawn(command: &mut std::process::Command) -> std::io::Result<std::process::Child> {
+    let _forking = FORKS
+        .write()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    // It returns after the child has called exec.
+    command.spawn()
+}
+
+/// As long as this lives no process is started, and a socket that is closed is gone.
+pub fn no_forks() -> std::sync::RwLockReadGuard<'static, ()> {
+    FORKS
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Runs the test of that name again in a process of its own, in which [`is_child`] is true.
 ///
 /// For what a process remembers, and for what it cannot take back.
 pub fn in_child(test: &str) {
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command
         .args(["--exact", test, "--nocapture"])
         .env("REUSEPORT_TEST_CHILD", test)
-        .output()
-        .unwrap();
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let output = spawn(&mut command).unwrap().wait_with_output().unwrap();
     let [stdout, stderr] =
         [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
     // A name that no test has would pass without having run anything.
