@@ -12,7 +12,7 @@ mod util;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 
-use reuseport::{Family, Holder, Options, ReusePort, Spread, Std, support};
+use reuseport::{Family, Holder, Options, ReusePort, Spread, Std, Steering, support};
 use util::{addr_of, answer, answer_option, has_option};
 
 /// Makes a test of a function, which runs in a process of its own.
@@ -127,6 +127,7 @@ mod kernels {
             support.shares && support.spreads && !support.steers,
             "{support:?}"
         );
+        steering_is_refused();
         groups_are_new();
     }
 
@@ -138,6 +139,7 @@ mod kernels {
             support.shares && support.spreads && !support.steers,
             "{support:?}"
         );
+        steering_is_refused();
         groups_are_new();
     }
 
@@ -145,7 +147,29 @@ mod kernels {
     pub(super) fn before_detaching() {
         answer_option(libc::SO_DETACH_REUSEPORT_BPF, libc::ENOPROTOOPT);
         assert!(support().steers);
+        let weights = Steering::Weights(vec![0, 1]);
+        let group = Options::new()
+            .steering(weights)
+            .group("127.0.0.1:0", 2)
+            .unwrap();
+        group.steer(&Steering::Hash).unwrap();
         groups_are_new();
+    }
+
+    /// Never a silence: what would do nothing is refused, and the hash is what there is.
+    fn steering_is_refused() {
+        let group = Options::new()
+            .steering(Steering::Hash)
+            .group("127.0.0.1:0", 2)
+            .unwrap();
+        group.steer(&Steering::Hash).unwrap();
+        let error = group.steer(&Steering::Weights(vec![0, 1])).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let sentence = format!(
+            "cannot steer the group on {}: this kernel takes no programs for groups",
+            group.local_addr()
+        );
+        assert_eq!(error.to_string(), sentence);
     }
 
     /// New where nobody is, and refused where somebody is, whatever the kernel knows.

@@ -132,12 +132,7 @@ impl Socket {
         self.0.into()
     }
 
-    #[allow(dead_code, reason = "only Linux has options that socket2 lacks")]
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        borrow(&self.0)
-    }
-
-    /// What the hook of the caller gets to see.
+    /// For the hook of the caller, and for what socket2 has no word for.
     pub(crate) fn lend(&self) -> BorrowedFd<'_> {
         borrow(&self.0)
     }

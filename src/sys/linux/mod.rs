@@ -17,10 +17,10 @@ pub(crate) use holder::blame;
 pub(crate) use occupants::occupants;
 use probe::Proof;
 pub(crate) use queue::{packet_queue, queue};
-pub(crate) use steer::{cpus, dispatch, dispatch_reason, pin, pins_groups};
+pub(crate) use steer::{cpus, dispatch_reason, pin, pins_groups};
 
 use super::unix::{find_free, flag, inode};
-use super::{BorrowedFd, Kind, Socket, unsupported};
+use super::{BorrowedFd, Dispatch, Kind, Socket, unsupported};
 use crate::Support;
 
 /// One socket on `[::]` takes both families and is balanced like any other.
@@ -74,7 +74,7 @@ pub(crate) fn claim(socket: &Socket, kind: Kind, addr: &SocketAddr) -> io::Resul
     match facts.proof {
         Proof::Guard => {
             share(socket)?;
-            guard::attach(socket.as_fd())?;
+            guard::attach(socket.lend())?;
             Ok(*addr)
         }
         Proof::Late => Ok(*addr),
@@ -88,7 +88,7 @@ pub(crate) fn claim(socket: &Socket, kind: Kind, addr: &SocketAddr) -> io::Resul
 
 pub(crate) fn release(socket: &Socket) -> io::Result<()> {
     match probe::facts()?.proof {
-        Proof::Guard => guard::detach(socket.as_fd()),
+        Proof::Guard => guard::detach(socket.lend()),
         Proof::Late => share(socket),
         Proof::None => Ok(()),
     }
@@ -100,6 +100,17 @@ pub(crate) fn bind_device(socket: &Socket, _: &SocketAddr, name: &str) -> io::Re
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
     socket.bind_device(name)
+}
+
+/// Where the kernel knows no programs, or takes and ignores them, there is only the hash.
+pub(crate) fn dispatch(fd: BorrowedFd<'_>, dispatch: &Dispatch<'_>) -> io::Result<()> {
+    match (probe::facts()?.proof, dispatch) {
+        (Proof::Guard, dispatch) => steer::dispatch(fd, dispatch),
+        (Proof::Late | Proof::None, Dispatch::Hash) => Ok(()),
+        (Proof::Late | Proof::None, _) => {
+            Err(unsupported("this kernel takes no programs for groups"))
+        }
+    }
 }
 
 /// The inode: one for each socket, whatever descriptors it has (proc_pid_fd(5)).

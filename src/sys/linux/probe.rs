@@ -56,7 +56,7 @@ fn probe() -> io::Result<Facts> {
 
     let guarded = socket_for(&addr)?;
     guarded.set_reuse_port()?;
-    let proof = if guard::attach(guarded.as_fd()).is_ok() && !binds(&guarded, &addr)? {
+    let proof = if guard::attach(guarded.lend()).is_ok() && !binds(&guarded, &addr)? {
         Proof::Guard
     } else if late()? {
         Proof::Late

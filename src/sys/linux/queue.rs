@@ -46,7 +46,7 @@ pub(crate) fn packet_queue(fd: BorrowedFd<'_>) -> io::Result<PacketQueue> {
 pub(super) fn is_told() -> io::Result<bool> {
     let anywhere = (Ipv4Addr::UNSPECIFIED, 0).into();
     let socket = Socket::new(Kind::Udp, &anywhere, false)?;
-    Ok(memory(socket.as_fd()).is_ok())
+    Ok(memory(socket.lend()).is_ok())
 }
 
 struct Memory {

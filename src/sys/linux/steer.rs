@@ -52,7 +52,7 @@ pub(super) fn detach(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-pub(crate) fn dispatch(fd: BorrowedFd<'_>, dispatch: &Dispatch<'_>) -> io::Result<()> {
+pub(super) fn dispatch(fd: BorrowedFd<'_>, dispatch: &Dispatch<'_>) -> io::Result<()> {
     match dispatch {
         Dispatch::Hash => detach(fd),
         Dispatch::Program(program) => attach(fd, program),
@@ -74,7 +74,6 @@ pub(crate) fn dispatch_reason(error: &io::Error) -> Option<&'static str> {
         libc::EINVAL => "the kernel refuses the program, or the socket shares no port",
         libc::ENOMEM => "the program is longer than net.core.optmem_max allows",
         libc::EOPNOTSUPP => "sockets of this protocol take no program, as MPTCP's",
-        libc::ENOPROTOOPT => "this kernel takes no programs for groups",
         libc::EPERM => "the socket is locked against programs (SO_LOCK_FILTER)",
         _ => return None,
     })
