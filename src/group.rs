@@ -31,7 +31,7 @@ pub struct Group<S> {
     addr: SocketAddr,
     members: Vec<Member<S>>,
     spread: Spread,
-    roster: Roster,
+    roster: Roster<S>,
 }
 
 pub(crate) fn open<S: Socket>(
@@ -83,7 +83,7 @@ pub(crate) fn open<S: Socket>(
         };
         members.push(Member::new(socket, index));
     }
-    let group = Group::new(opening.addr(), members, spread, new);
+    let group = Group::new(opening.addr(), members, spread, new, options.clone());
     trace::opened_group(S::KIND, group.addr, n, spread, new);
     if !matches!(options.steering, Steering::Hash) {
         group.roster.steer_all(&group.members, &options.steering)?;
@@ -92,8 +92,14 @@ pub(crate) fn open<S: Socket>(
 }
 
 impl<S: Socket> Group<S> {
-    fn new(addr: SocketAddr, members: Vec<Member<S>>, spread: Spread, new: bool) -> Self {
-        let roster = Roster::new::<S>(addr, members.len(), spread, new);
+    fn new(
+        addr: SocketAddr,
+        members: Vec<Member<S>>,
+        spread: Spread,
+        new: bool,
+        options: Options,
+    ) -> Self {
+        let roster = Roster::new(addr, members.len(), spread, new, options);
         Self {
             addr,
             members,
@@ -148,7 +154,13 @@ impl<S: Socket> Group<S> {
             members.push(Member::new(adopted.fd.into(), index));
         }
         match group_addr {
-            Some(addr) => Ok(Self::new(addr, members, Spread::Kernel, false)),
+            Some(addr) => Ok(Self::new(
+                addr,
+                members,
+                Spread::Kernel,
+                false,
+                Options::new(),
+            )),
             None => Err(Error::invalid(
                 "cannot adopt a group",
                 "there is no descriptor",
@@ -196,9 +208,11 @@ impl<S: Socket> Group<S> {
             .inspect_err(trace::refused)
     }
 
-    /// The table by which the group is steered when its members have gone to their threads.
+    /// The table by which the group is steered, and its members come and go, when they have gone to
+    /// their threads.
     #[must_use]
-    pub fn roster(&self) -> Roster {
+    pub fn roster(&self) -> Roster<S> {
+        self.roster.remember(&self.members);
         self.roster.clone()
     }
 

@@ -120,6 +120,18 @@ pub(crate) fn weighted(kind: Kind, shares: &[(usize, u32)]) -> Vec<Instruction> 
     program
 }
 
+/// The same program, which leaves to another what it left to the hash.
+pub(crate) fn or_else(mut program: Vec<Instruction>, rest: &[Instruction]) -> Vec<Instruction> {
+    let len = program.len();
+    for (at, instruction) in program.iter_mut().enumerate() {
+        if *instruction == op(RET, TO_THE_HASH) {
+            *instruction = op(JA, (len - at - 1) as u32);
+        }
+    }
+    program.extend(rest);
+    program
+}
+
 /// What a processor handled goes to one of its indices, and what another handled to the hash.
 pub(crate) fn by_cpu(kind: Kind, indices: &[(usize, usize)]) -> Vec<Instruction> {
     let mut of: BTreeMap<usize, Vec<(usize, u32)>> = BTreeMap::new();

@@ -1,18 +1,24 @@
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::sys::{self, AsFd, BorrowedFd, Dispatch, Kind};
-use crate::{Error, Member, Socket, Spread, Steering, trace};
+use crate::sys::AsFd;
+use crate::table::Table;
+use crate::{Error, Leaving, Member, Options, Socket, Spread, Steering, trace};
 
 /// Who stands where in the kernel's group, while its members work on threads of their own.
 ///
 /// When a member closes, the kernel puts the last one into its place (kernel:
-/// __reuseport_detach_sock), and nobody can ask it who stands where. So a group that is steered
-/// keeps this table, closes its members through it, and it steers what is left anew.
+/// __reuseport_detach_sock), and nobody can ask it who stands where. So a group whose members come
+/// and go, or that is steered, keeps this table: members [leave](Self::leave) through it without
+/// losing a connection, [join](Self::join) and [close](Self::close), and it steers anew.
 ///
 /// It holds no descriptor: a duplicate would stay in the group after its owner closed it, and
-/// swallow its share of the connections. So every call is given a member that is still open,
-/// whichever.
+/// swallow its share of the connections. It knows the members' sockets by the numbers of their
+/// descriptors, and looks whether they still stand for them. A member that is dropped without a
+/// word is noticed at the next call; when several were, in whichever order, their places are known
+/// no more.
 ///
 /// ```
 /// # #[cfg(target_os = "linux")] {
@@ -26,233 +32,164 @@ use crate::{Error, Member, Socket, Spread, Steering, trace};
 ///     listeners.push(member.attach::<Std>()?);
 /// }
 ///
-/// let first = listeners.remove(0);
-/// roster.close(0, first, &listeners[0])?;
+/// roster.close(0, listeners.remove(0))?;
 /// // The kernel has the third member in the place of the first.
 /// assert_eq!(roster.places(), [2, 1]);
+///
+/// let again = roster.join()?;
+/// assert_eq!(again.index(), 0);
+/// assert_eq!(roster.places(), [2, 1, 0]);
 /// # }
 /// # Ok::<(), std::io::Error>(())
 /// ```
-#[derive(Clone, Debug)]
-pub struct Roster(Arc<Mutex<Table>>);
+pub struct Roster<S>(Arc<Shared>, PhantomData<fn() -> S>);
 
 #[derive(Debug)]
-struct Table {
-    kind: Kind,
-    addr: SocketAddr,
-    /// How many members there were at first.
-    members: usize,
-    /// The member in each place. None: joined or adopted, so that nobody knows.
-    places: Option<Vec<usize>>,
-    spread: Spread,
-    /// The processors when `Cpu` was first set: a worker that closes its member may use only one.
-    cpus: Vec<usize>,
-    /// What is attached as a program of indices, and so anew when a member has closed.
-    indexed: Option<Steering>,
-    /// Has SO_INCOMING_CPU been set on the members, where only their owners can take it back?
-    pinned: bool,
+pub(crate) struct Shared {
+    table: Mutex<Table>,
+    /// Held while a member that has been emptied is taken out.
+    turn: Mutex<()>,
 }
 
-impl Roster {
-    pub(crate) fn new<S: Socket>(
+impl Shared {
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
+        // Whoever panicked did so before the table changed.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn stay(&self, number: usize) {
+        let stays = self.table().stay(number);
+        // It has been given up, so that nobody is there to be told.
+        let _ = stays.inspect_err(trace::refused);
+    }
+}
+
+impl<S: Socket> Roster<S> {
+    pub(crate) fn new(
         addr: SocketAddr,
         members: usize,
         spread: Spread,
         new: bool,
+        options: Options,
     ) -> Self {
-        Self(Arc::new(Mutex::new(Table {
-            kind: S::KIND,
-            addr,
-            members,
-            places: (new && spread == Spread::Kernel).then(|| (0..members).collect()),
-            spread,
-            cpus: Vec::new(),
-            indexed: None,
-            pinned: false,
-        })))
+        let table = Table::new(S::KIND, addr, members, spread, new, options);
+        let shared = Shared {
+            table: Mutex::new(table),
+            turn: Mutex::new(()),
+        };
+        Self(Arc::new(shared), PhantomData)
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        // Whoever panicked did so before the table changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn remember(&self, members: &[Member<S>]) {
+        self.0.table().remember(members);
     }
 
     /// The member in each place of the kernel's group; empty where that is not known, because the
     /// group was adopted or joined others, and where all have one queue.
+    ///
+    /// Where a member is being taken out, it waits for that, a tenth of a second at the most.
     #[must_use]
     pub fn places(&self) -> Vec<usize> {
-        self.table().places.clone().unwrap_or_default()
+        let _turn = self.0.turn();
+        let mut table = self.0.table();
+        let _ = table.notice().inspect_err(trace::refused);
+        table.places().unwrap_or_default()
     }
 
     /// Changes how the kernel chooses among the members that are left.
     ///
-    /// `open` is any member that is still open. Here `Cpu` is always a program.
+    /// Here `Cpu` is always a program.
     ///
     /// # Errors
     ///
-    /// As [`Group::steer`](crate::Group::steer).
-    pub fn steer(&self, open: &impl AsFd, steering: &Steering) -> Result<(), Error> {
-        let mut table = self.table();
-        let steered = table
-            .own(open)
-            .and_then(|()| table.steer(sys::borrow(open), steering));
-        steered.inspect_err(trace::refused)
+    /// As [`Group::steer`](crate::Group::steer), and where no member is open any more.
+    pub fn steer(&self, steering: &Steering) -> Result<(), Error> {
+        let mut table = self.0.table();
+        table.steer(steering).inspect_err(trace::refused)
     }
 
-    /// Closes a member, and steers what is left.
+    /// Takes a member out of the group without losing what comes to it.
     ///
-    /// `open` is any other member that is still open. What waits in the queue of the one that
-    /// closes is lost. Between its close and the new program the old one is in force, for some
-    /// microseconds.
+    /// From this call on the others get what is new. What is under way still comes to this member:
+    /// see [`Leaving`]. Nothing of this needs a privilege, or a thread in the runtime.
     ///
-    /// A TCP listener leaves at once, whoever else has a descriptor of it. A UDP socket stays in
-    /// the group as long as a child that was forked and has not yet called exec(2) has a copy of
-    /// it, and may leave behind others then, which makes the table wrong: start no process while
-    /// members of a packet group close.
+    /// A [program](Steering::Program) of the caller's is put aside meanwhile, and the rest share
+    /// equally.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where no such member is in the group, it
+    /// is leaving already, or no other would be left. What the kernel answers to the steering; the
+    /// member then stays.
+    pub fn leave(&self, member: usize) -> Result<Leaving, Error> {
+        let departure = self.0.table().leave(member).inspect_err(trace::refused)?;
+        Ok(Leaving::new(Arc::clone(&self.0), departure))
+    }
+
+    /// Has a member left, or was never there?
+    ///
+    /// For a worker that waits in a blocking accept(2), which fails when its listener has left.
+    #[must_use]
+    pub fn has_left(&self, member: usize) -> bool {
+        !self.0.table().has(member)
+    }
+
+    /// Opens another member beside the ones that run, with the same options.
+    ///
+    /// It gets the lowest number that is free, and so the weight, processor and connection ids of a
+    /// member that left. It stands in the group from this call on: what the kernel chooses it for
+    /// waits in its queue until a worker comes. A number that the
+    /// [weights](Steering::Weights) do not have gets nothing until others are set.
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::group`], and as [`Group::steer`](crate::Group::steer).
+    pub fn join(&self) -> Result<Member<S>, Error> {
+        self.0.table().join().inspect_err(trace::refused)
+    }
+
+    /// Closes a member at once, and steers what is left.
+    ///
+    /// What waits in its queue is lost; [`leave`](Self::leave) loses nothing. Between its close and
+    /// the new program the old one is in force, for some microseconds. It leaves the group whoever
+    /// else has a descriptor of it; but a UDP socket that is [restricted](Options::device) to a
+    /// device stays as long as a child that was forked and has not yet called exec(2) has a copy.
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where no such member is in the group, or
-    /// a socket is on another address; the first is closed all the same. As
+    /// the socket is on another address; it is closed all the same. As
     /// [`Group::steer`](crate::Group::steer).
-    pub fn close(&self, member: usize, socket: impl AsFd, open: &impl AsFd) -> Result<(), Error> {
-        // Under the lock, so that the table sees the members leave in the kernel's order.
-        let mut table = self.table();
-        let own = table.own(&socket).and_then(|()| table.own(open));
-        if table.kind == Kind::Tcp && table.spread == Spread::Kernel && own.is_ok() {
-            sys::leave(&socket);
-        }
-        drop(socket);
-        own.and_then(|()| table.close(member, sys::borrow(open)))
-            .inspect_err(trace::refused)
+    pub fn close(&self, member: usize, socket: impl AsFd) -> Result<(), Error> {
+        // Under both locks, so that the table sees the members leave in the kernel's order, and
+        // nobody moves while another is being taken out.
+        let _turn = self.0.turn();
+        let mut table = self.0.table();
+        table.close(member, socket).inspect_err(trace::refused)
     }
 
     /// Steers a group that is whole, of which every descriptor is at hand.
-    pub(crate) fn steer_all<S: Socket>(
+    pub(crate) fn steer_all(
         &self,
         members: &[Member<S>],
         steering: &Steering,
     ) -> Result<(), Error> {
-        self.table().steer_all(members, steering)
+        self.0.table().steer_all(members, steering)
     }
 }
 
-impl Table {
-    fn cannot(&self) -> String {
-        format!("cannot steer the group on {}", self.addr)
+impl<S> Clone for Roster<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0), PhantomData)
     }
+}
 
-    fn invalid(&self, why: impl Into<String>) -> Error {
-        Error::invalid(self.cannot(), why.into()).at(self.addr)
-    }
-
-    /// Refuses a socket that cannot be of this group.
-    fn own(&self, socket: &impl AsFd) -> Result<(), Error> {
-        let addr = sys::local_addr(socket).map_err(|error| self.refused(error))?;
-        if addr == self.addr {
-            return Ok(());
-        }
-        Err(self.invalid(format!("a socket that was given is on {addr}")))
-    }
-
-    fn check(&mut self, steering: &Steering) -> Result<(), Error> {
-        if matches!(steering, Steering::Cpu) && self.cpus.is_empty() {
-            self.cpus = sys::cpus();
-        }
-        if self.spread == Spread::Queue && !matches!(steering, Steering::Hash) {
-            return Err(self.invalid("its members have one queue together, and nothing to choose"));
-        }
-        steering
-            .check(self.kind, self.members)
-            .map_err(|why| self.invalid(why))
-    }
-
-    fn steer(&mut self, via: BorrowedFd<'_>, steering: &Steering) -> Result<(), Error> {
-        self.check(steering)?;
-        self.attach(via, steering)?;
-        trace::steered(self.addr, steering);
-        Ok(())
-    }
-
-    fn attach(&mut self, via: BorrowedFd<'_>, steering: &Steering) -> Result<(), Error> {
-        // Members that are pinned stay so when no program is over them; equal weights hide that.
-        let equal = Steering::Weights(vec![1; self.members]);
-        let steering = match steering {
-            Steering::Hash if self.pinned => &equal,
-            steering => steering,
-        };
-        if steering.needs_places() && self.places.is_none() {
-            return Err(self.invalid(
-                "it was adopted or joined others, so that nobody knows its members' places",
-            ));
-        }
-        let places = self.places.as_deref().unwrap_or_default();
-        let dispatch = steering
-            .dispatch(self.kind, places, &self.cpus)
-            .map_err(|why| self.invalid(why))?;
-        sys::dispatch(via, &dispatch).map_err(|error| self.refused(error))?;
-        self.indexed = steering.needs_places().then(|| steering.clone());
-        Ok(())
-    }
-
-    fn refused(&self, error: std::io::Error) -> Error {
-        let why = sys::dispatch_reason(&error);
-        Error::system(self.cannot(), error).at(self.addr).why(why)
-    }
-
-    fn steer_all<S: Socket>(
-        &mut self,
-        members: &[Member<S>],
-        steering: &Steering,
-    ) -> Result<(), Error> {
-        let Some(first) = members.first() else {
-            return Ok(());
-        };
-        self.check(steering)?;
-        let via = sys::borrow(first);
-        if matches!(steering, Steering::Cpu) && sys::pins_groups() {
-            self.pinned = true;
-            self.pin(members, |index| Steering::cpu_of(index, &self.cpus))?;
-            sys::dispatch(via, &Dispatch::Hash).map_err(|error| self.refused(error))?;
-            self.indexed = None;
-        } else if self.pinned && matches!(steering, Steering::Hash) {
-            self.pin(members, |_| None)?;
-            self.pinned = false;
-            self.attach(via, steering)?;
-        } else {
-            // The program first: it is over the pins.
-            self.attach(via, steering)?;
-            if self.pinned {
-                self.pin(members, |_| None)?;
-                self.pinned = false;
-            }
-        }
-        trace::steered(self.addr, steering);
-        Ok(())
-    }
-
-    fn pin<S: Socket>(
-        &self,
-        members: &[Member<S>],
-        cpu: impl Fn(usize) -> Option<usize>,
-    ) -> Result<(), Error> {
-        members.iter().try_for_each(|member| {
-            sys::pin(sys::borrow(member), cpu(member.index())).map_err(|error| self.refused(error))
-        })
-    }
-
-    fn close(&mut self, member: usize, via: BorrowedFd<'_>) -> Result<(), Error> {
-        let Some(places) = &mut self.places else {
-            return Ok(());
-        };
-        let Some(place) = places.iter().position(|&other| other == member) else {
-            return Err(self.invalid(format!("it has no member {member}")));
-        };
-        places.swap_remove(place);
-        trace::closed(self.addr, member, self.places.as_deref());
-        match self.indexed.clone() {
-            Some(steering) => self.attach(via, &steering),
-            None => Ok(()),
-        }
+impl<S> fmt::Debug for Roster<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Roster").field(&self.0.table()).finish()
     }
 }

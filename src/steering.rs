@@ -180,40 +180,62 @@ impl Steering {
 
     /// The program for members that stand in `places`, by the kernel's index.
     ///
-    /// Members of the list have left when they are in no place.
+    /// Members of the list have left when they are in no place. `stays` says who is to get what is
+    /// new; where somebody is not, nothing is left to the hash, which would choose it.
     pub(crate) fn dispatch(
         &self,
         kind: Kind,
         places: &[usize],
+        stays: impl Fn(usize) -> bool,
         cpus: &[usize],
     ) -> Result<Dispatch<'_>, String> {
-        let places = || places.iter().enumerate();
+        let stayers = || {
+            let places = places.iter().copied().enumerate();
+            places.filter(|&(_, member)| stays(member))
+        };
+        let all_stay = stayers().count() == places.len();
+        let equal = || {
+            program::weighted(
+                kind,
+                &stayers().map(|(index, _)| (index, 1)).collect::<Vec<_>>(),
+            )
+        };
+        let rest = |program| match all_stay {
+            true => program,
+            false => program::or_else(program, &equal()),
+        };
         let program = match self {
-            Self::Hash => return Ok(Dispatch::Hash),
-            Self::Ebpf(program) => return Ok(Dispatch::Ebpf(sys::borrow(&**program))),
-            Self::Program(program) => program.clone(),
+            Self::Hash if all_stay => return Ok(Dispatch::Hash),
+            Self::Ebpf(program) if all_stay => {
+                return Ok(Dispatch::Ebpf(sys::borrow(&**program)));
+            }
+            Self::Program(program) if all_stay => program.clone(),
+            Self::Hash | Self::Ebpf(_) | Self::Program(_) => equal(),
             Self::Cpu => {
-                let indices: Vec<_> = places()
-                    .filter_map(|(index, &member)| Some((Self::cpu_of(member, cpus)?, index)))
+                let indices: Vec<_> = stayers()
+                    .filter_map(|(index, member)| Some((Self::cpu_of(member, cpus)?, index)))
                     .collect();
-                program::by_cpu(kind, &indices)
+                rest(program::by_cpu(kind, &indices))
             }
             Self::Weights(weights) => {
-                let share = |(index, &member): (usize, &usize)| {
+                let share = |(index, member): (usize, usize)| {
                     (index, weights.get(member).copied().unwrap_or(0))
                 };
-                let shares: Vec<_> = places().map(share).collect();
+                let shares: Vec<_> = stayers().map(share).collect();
                 // All that had a weight have left.
-                if shares.iter().all(|share| share.1 == 0) {
-                    return Ok(Dispatch::Hash);
+                match shares.iter().all(|share| share.1 == 0) {
+                    true if all_stay => return Ok(Dispatch::Hash),
+                    true => equal(),
+                    false => program::weighted(kind, &shares),
                 }
-                program::weighted(kind, &shares)
             }
             Self::ConnectionIds(ids) => {
-                let indices: Vec<_> = places()
+                // Those who leave keep the flows that they have.
+                let places = places.iter().enumerate();
+                let indices: Vec<_> = places
                     .map(|(index, &member)| (member as u32, index))
                     .collect();
-                program::by_number(ids.layout, ids.two_bytes, &indices)
+                rest(program::by_number(ids.layout, ids.two_bytes, &indices))
             }
         };
         match program.len() {

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use crate::sys::{AsFd, Kind};
-use crate::{Error, Spread, Steering};
+use crate::{Error, Promise, Spread, Steering};
 
 cfg_if::cfg_if! {
     if #[cfg(feature = "tracing")] {
@@ -46,6 +46,14 @@ cfg_if::cfg_if! {
             debug!(target: "reuseport", %addr, ?steering, "steered");
         }
 
+        pub(crate) fn joined(addr: SocketAddr, member: usize, places: Option<&[usize]>) {
+            debug!(target: "reuseport", %addr, member, ?places, "a member joined");
+        }
+
+        pub(crate) fn leaving(addr: SocketAddr, member: usize, promise: Promise) {
+            debug!(target: "reuseport", %addr, member, ?promise, "a member leaves");
+        }
+
         pub(crate) fn closed(addr: SocketAddr, member: usize, places: Option<&[usize]>) {
             debug!(target: "reuseport", %addr, member, ?places, "closed a member");
         }
@@ -63,6 +71,10 @@ cfg_if::cfg_if! {
         pub(crate) fn dialed(_: SocketAddr, _: SocketAddr) {}
 
         pub(crate) fn steered(_: SocketAddr, _: &Steering) {}
+
+        pub(crate) fn joined(_: SocketAddr, _: usize, _: Option<&[usize]>) {}
+
+        pub(crate) fn leaving(_: SocketAddr, _: usize, _: Promise) {}
 
         pub(crate) fn closed(_: SocketAddr, _: usize, _: Option<&[usize]>) {}
 

@@ -11,6 +11,9 @@ pub(crate) use super::bsd::{
     claim_late as claim, identity, is_shared, restartable, share, share as release,
 };
 pub(crate) use super::nobody_knows as blame;
+pub(crate) use super::undeparted::{
+    Requests, Weak, barrier, counts, hide, is_blocking, is_readable, leave, migrates,
+};
 pub(crate) use super::unseen::{occupants, packet_queue, queue};
 pub(crate) use super::unsteered::{cpus, dispatch, dispatch_reason, pin, pins_groups};
 use super::{Socket, zone};

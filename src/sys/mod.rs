@@ -20,6 +20,13 @@
 //! - `pin(BorrowedFd, Option<usize>)`: gives a member what one processor handles.
 //! - `dispatch(BorrowedFd, &Dispatch)`: changes how the group of a member is dispatched.
 //! - `dispatch_reason(&io::Error) -> Option<&str>`: what a refusal of that means.
+//! - `Weak`: a socket that somebody else owns, without a descriptor of it.
+//! - `hide(BorrowedFd)`: keeps what arrives from finding a socket, and takes UDP out of its group.
+//! - `leave(Kind, BorrowedFd)`: takes a socket out of its group at once.
+//! - `is_blocking(BorrowedFd) -> bool`, `is_readable(BorrowedFd) -> io::Result<bool>`.
+//! - `barrier()`: waits until all packets that are being delivered have been.
+//! - `migrates() -> bool`: does the kernel hand a closing listener's queue to its group?
+//! - `counts(&SocketAddr) -> bool` and `Requests`: what a listener has still to accept.
 //! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: whose fault an error of bind
 //!   or listen is.
 //! - `queue(BorrowedFd) -> io::Result<Queue>`: the accept queue of what may be no listener.
@@ -30,6 +37,7 @@
 
 mod fd;
 mod socket;
+mod undeparted;
 mod unseen;
 mod unsteered;
 
@@ -38,8 +46,8 @@ use std::net::SocketAddr;
 
 pub(crate) use fd::{AsFd, BorrowedFd, OwnedFd, borrow, number};
 pub(crate) use socket::{
-    Description, Family, Socket, describe, is_connected_to_itself, leave, local_addr,
-    reset_at_close, set_nonblocking,
+    Description, Family, Socket, describe, is_connected_to_itself, local_addr, reset_at_close,
+    set_nonblocking, shut,
 };
 
 #[cfg(feature = "std")]
@@ -90,8 +98,9 @@ cfg_if::cfg_if! {
 }
 
 pub(crate) use platform::{
-    DUAL_STACK, GROUP_LIMIT, bind_device, blame, claim, cpus, dispatch, dispatch_reason, identity,
-    is_shared, occupants, packet_queue, pin, pins_groups, queue, release, restartable, share,
+    DUAL_STACK, GROUP_LIMIT, Requests, Weak, barrier, bind_device, blame, claim, counts, cpus,
+    dispatch, dispatch_reason, hide, identity, is_blocking, is_readable, is_shared, leave,
+    migrates, occupants, packet_queue, pin, pins_groups, queue, release, restartable, share,
     support,
 };
 
@@ -141,6 +150,11 @@ pub(crate) struct Blame {
 #[allow(dead_code, reason = "every system but a few can share")]
 fn unsupported(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, why)
+}
+
+/// What a system answers that cannot be told whom to choose.
+pub(crate) fn cannot_steer() -> io::Error {
+    unsupported("this system chooses by itself")
 }
 
 /// What a system answers that has no such option.

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::{BorrowedFd, Dispatch, unsupported};
+use super::{BorrowedFd, Dispatch, cannot_steer};
 
 pub(crate) fn cpus() -> Vec<usize> {
     Vec::new()
@@ -15,15 +15,13 @@ pub(crate) fn pins_groups() -> bool {
 }
 
 pub(crate) fn pin(_: BorrowedFd<'_>, _: Option<usize>) -> io::Result<()> {
-    Err(unsupported("this system chooses by itself"))
+    Err(cannot_steer())
 }
 
 pub(crate) fn dispatch(_: BorrowedFd<'_>, dispatch: &Dispatch<'_>) -> io::Result<()> {
     match dispatch {
         Dispatch::Hash => Ok(()),
-        Dispatch::Program(_) | Dispatch::Ebpf(_) => {
-            Err(unsupported("this system chooses by itself"))
-        }
+        Dispatch::Program(_) | Dispatch::Ebpf(_) => Err(cannot_steer()),
     }
 }
 

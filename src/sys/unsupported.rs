@@ -8,6 +8,9 @@ use std::io;
 use std::net::SocketAddr;
 
 pub(crate) use super::nobody_knows as blame;
+pub(crate) use super::undeparted::{
+    Requests, Weak, barrier, counts, hide, is_blocking, is_readable, leave, migrates,
+};
 pub(crate) use super::unseen::{occupants, packet_queue, queue};
 pub(crate) use super::unsteered::{cpus, dispatch, dispatch_reason, pin, pins_groups};
 use super::{BorrowedFd, Kind, Socket, cannot_share, unsupported};

@@ -3,6 +3,7 @@
 //! It knows more than the tables, and picks the port in the kernel: with 18,000 connections on the
 //! machine the tables take tens of milliseconds, and this takes one.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -31,6 +32,39 @@ const ANSWER: usize = 72;
 
 /// Every listener and connection, or every UDP socket, that is bound to the port.
 pub(super) fn rows(kind: Kind, port: u16) -> io::Result<Vec<Row>> {
+    let (protocol, states) = match kind {
+        Kind::Tcp => (libc::IPPROTO_TCP, HELD),
+        Kind::Udp => (libc::IPPROTO_UDP, u32::MAX),
+    };
+    let mut rows = Vec::new();
+    dump(protocol, states, port, |message| {
+        rows.push(read_row(message, kind)?);
+        Some(())
+    })?;
+    rows.retain(|row| row.local.port() == port);
+    Ok(rows)
+}
+
+/// The cookies of the handshakes on the port that are under way.
+pub(super) fn half_open(port: u16) -> io::Result<HashSet<u64>> {
+    const SYN_RECV: u32 = 1 << 3;
+    let mut cookies = HashSet::new();
+    dump(libc::IPPROTO_TCP, SYN_RECV, port, |message| {
+        let local = u16::from_be_bytes(message.get(4..6)?.try_into().ok()?);
+        let cookie = u64::from_ne_bytes(message.get(44..52)?.try_into().ok()?);
+        cookies.extend(Some(cookie).filter(|_| local == port));
+        Some(())
+    })?;
+    Ok(cookies)
+}
+
+/// Hands each message of both families to `read`, which returns None for one that is broken.
+fn dump(
+    protocol: libc::c_int,
+    states: u32,
+    port: u16,
+    mut read: impl FnMut(&[u8]) -> Option<()>,
+) -> io::Result<()> {
     // SAFETY: socket touches no memory.
     let fd = check(unsafe {
         libc::socket(
@@ -41,26 +75,21 @@ pub(super) fn rows(kind: Kind, port: u16) -> io::Result<Vec<Row>> {
     })?;
     // SAFETY: the kernel just made this descriptor, and nobody else knows it.
     let mut socket = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-    let mut rows = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        socket.write_all(&question(kind, family as u8, port))?;
+        socket.write_all(&question(protocol, states, family as u8, port))?;
         // kernel: netlink_dump makes no message longer than 32 KiB.
         let mut buf = vec![0; 32 << 10];
         loop {
             let len = socket.read(&mut buf)?;
-            if !read_messages(&buf[..len], kind, port, &mut rows)? {
+            if !read_messages(&buf[..len], &mut read)? {
                 break;
             }
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
-fn question(kind: Kind, family: u8, port: u16) -> Vec<u8> {
-    let (protocol, states) = match kind {
-        Kind::Tcp => (libc::IPPROTO_TCP, HELD),
-        Kind::Udp => (libc::IPPROTO_UDP, u32::MAX),
-    };
+fn question(protocol: libc::c_int, states: u32, family: u8, port: u16) -> Vec<u8> {
     let mut text = Vec::with_capacity(HEADER + QUESTION);
     text.extend(((HEADER + QUESTION) as u32).to_ne_bytes());
     text.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
@@ -75,16 +104,13 @@ fn question(kind: Kind, family: u8, port: u16) -> Vec<u8> {
 }
 
 /// Reads what one read(2) returned; false where it was the end.
-fn read_messages(mut text: &[u8], kind: Kind, port: u16, rows: &mut Vec<Row>) -> io::Result<bool> {
+fn read_messages(mut text: &[u8], read: &mut impl FnMut(&[u8]) -> Option<()>) -> io::Result<bool> {
     let broken = || io::Error::from(io::ErrorKind::InvalidData);
     while !text.is_empty() {
         let len = u32_at(text, 0).ok_or_else(broken)? as usize;
         let message = text.get(HEADER..len).ok_or_else(broken)?;
         match u16_at(text, 4) {
-            Some(SOCK_DIAG_BY_FAMILY) => {
-                let row = read_row(message, kind).ok_or_else(broken)?;
-                rows.extend(Some(row).filter(|row| row.local.port() == port));
-            }
+            Some(SOCK_DIAG_BY_FAMILY) => read(message).ok_or_else(broken)?,
             Some(DONE) => return Ok(false),
             Some(ERROR) => {
                 let errno = u32_at(message, 0).ok_or_else(broken)?;

@@ -1,6 +1,7 @@
 //! Linux and Android: the kernel keeps a group per address and user, and spreads by a hash of the
 //! addresses.
 
+mod depart;
 mod diag;
 mod guard;
 mod holder;
@@ -9,15 +10,20 @@ mod probe;
 mod queue;
 mod steer;
 mod table;
+mod weak;
 
 use std::io;
 use std::net::SocketAddr;
 
+pub(crate) use depart::{
+    Requests, barrier, counts, hide, is_blocking, is_readable, leave, migrates,
+};
 pub(crate) use holder::blame;
 pub(crate) use occupants::occupants;
 use probe::Proof;
 pub(crate) use queue::{packet_queue, queue};
 pub(crate) use steer::{cpus, dispatch_reason, pin, pins_groups};
+pub(crate) use weak::Weak;
 
 use super::unix::{find_free, flag, inode};
 use super::{BorrowedFd, Dispatch, Kind, Socket, unsupported};

@@ -111,6 +111,33 @@ pub(super) fn rows(kind: Kind, wanted: impl Fn(&Row) -> bool) -> io::Result<Vec<
     }
 }
 
+/// The `ref` column of the listener on `addr` that is wanted by its inode.
+///
+/// Listeners come first in the tables (kernel: tcp_seek_last_pos), so what follows is not read.
+pub(super) fn references(
+    addr: &SocketAddr,
+    wanted: impl Fn(u64) -> bool,
+) -> io::Result<Option<u32>> {
+    let table = match addr {
+        SocketAddr::V4(_) => "tcp",
+        SocketAddr::V6(_) => "tcp6",
+    };
+    let file = File::open(format!("/proc/thread-self/net/{table}"))?;
+    for line in BufReader::new(file).lines().skip(1) {
+        let line = line?;
+        let mut fields = line.split_ascii_whitespace().skip(3);
+        match fields.next().map(|state| u8::from_str_radix(state, 16)) {
+            Some(Ok(LISTEN)) => {}
+            _ => break,
+        }
+        let inode = fields.nth(5).and_then(|inode| inode.parse().ok());
+        if inode.is_some_and(&wanted) {
+            return Ok(fields.next().and_then(|count| count.parse().ok()));
+        }
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

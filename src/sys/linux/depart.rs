@@ -1,0 +1,126 @@
+//! How a socket leaves its group without a loss.
+//!
+//! A listener takes its accept queue and its half-open requests along when it closes (kernel:
+//! inet_csk_listen_stop). So a program steers around it, and it is closed when the kernel has
+//! counted the last request out.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use super::weak::Weak;
+use super::{diag, table};
+use crate::sys::unix::{check, set_option};
+use crate::sys::{Kind, shut};
+
+cfg_if::cfg_if! {
+    if #[cfg(target_os = "android")] {
+        /// <asm-generic/socket.h>, which all of Android's processors have.
+        const SO_BINDTOIFINDEX: libc::c_int = 62;
+    } else {
+        use libc::SO_BINDTOIFINDEX;
+    }
+}
+
+/// Binds a socket to an interface that no machine has, so that no lookup finds it any more.
+///
+/// A listener that closes is out of its group some nanoseconds before it is out of the kernel's
+/// chain of listeners, where a SYN that meets it first would still take it, whatever the program
+/// says (kernel: inet_lhash2_lookup, inet_unhash). One that is bound elsewhere is passed over
+/// (kernel: compute_score). It stays in its group; what is half-open is not disturbed.
+///
+/// A UDP socket is out of its group by this (kernel: udp_lib_rehash), and keeps its queue.
+///
+/// It takes no privilege, unless the socket is restricted to a device already.
+pub(crate) fn hide(fd: BorrowedFd<'_>) -> io::Result<()> {
+    const NOWHERE: libc::c_int = libc::c_int::MAX;
+    set_option(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &NOWHERE)
+}
+
+/// Takes a socket out of its group at once, whoever has a descriptor of it; what is queued in a
+/// listener is lost.
+pub(crate) fn leave(kind: Kind, fd: BorrowedFd<'_>) {
+    match kind {
+        Kind::Tcp => shut(&fd),
+        // Refused where it is restricted to a device; then it leaves when it is closed.
+        Kind::Udp => drop(hide(fd)),
+    }
+}
+
+/// Does whoever waits for a connection at this socket wait in the kernel, in accept(2)?
+pub(crate) fn is_blocking(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: F_GETFL takes no argument and touches no memory.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) });
+    flags.is_ok_and(|flags| flags & libc::O_NONBLOCK == 0)
+}
+
+/// Is something in a socket's queue?
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut entry = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: `entry` is one valid pollfd, and the count says one.
+    check(unsafe { libc::poll(&mut entry, 1, 0) }).map(|ready| ready > 0)
+}
+
+/// Waits until every processor has done with the packets that it was at: none of them sees an older
+/// program, or a socket that is hidden.
+pub(crate) fn barrier() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+    // SAFETY: membarrier takes three ints and touches no memory.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if done != 0 {
+        // A filter of system calls forbids it, or the machine has processors without a tick: no
+        // packet takes so long.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Does this kernel hand what is queued in a listener that closes to the others of its group?
+pub(crate) fn migrates() -> bool {
+    std::fs::read("/proc/sys/net/ipv4/tcp_migrate_req").is_ok_and(|text| text.starts_with(b"1"))
+}
+
+/// Can the requests of a listener be counted here?
+pub(crate) fn counts(addr: &SocketAddr) -> bool {
+    table::references(addr, |_| false).is_ok() || diag::half_open(addr.port()).is_ok()
+}
+
+/// The requests that a listener still has: those that nobody has accepted, and those whose handshake
+/// is under way.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    addr: SocketAddr,
+    inode: u64,
+    /// Where the table is not readable: the half-open requests of the whole port at the time from
+    /// which no new one can be this listener's.
+    first: Option<HashSet<u64>>,
+}
+
+impl Requests {
+    pub(crate) fn of(weak: &Weak, addr: SocketAddr) -> Self {
+        Self {
+            addr,
+            inode: weak.inode(),
+            first: None,
+        }
+    }
+
+    /// How many there are; from the time on when it is first called, none may be added.
+    pub(crate) fn left(&mut self, fd: BorrowedFd<'_>) -> io::Result<u32> {
+        let mine = |inode| inode == self.inode;
+        if let Ok(Some(references)) = table::references(&self.addr, mine) {
+            // kernel: one reference is the listener's own, and reqsk_alloc takes one for each.
+            return Ok(references.saturating_sub(1));
+        }
+        let queued = super::queue(fd)?.len;
+        let now = diag::half_open(self.addr.port())?;
+        let first = self.first.get_or_insert_with(|| now.clone());
+        first.retain(|cookie| now.contains(cookie));
+        Ok(queued.saturating_add(u32::try_from(first.len()).unwrap_or(u32::MAX)))
+    }
+}

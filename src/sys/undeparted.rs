@@ -1,0 +1,64 @@
+//! Systems on which a socket of a group cannot step aside before it closes.
+
+#![allow(dead_code, reason = "on Linux it can")]
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::{BorrowedFd, Kind, OwnedFd, cannot_steer};
+
+/// Nothing is done with a member that somebody else owns, so nothing is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weak {}
+
+impl Weak {
+    pub(crate) fn new(_: BorrowedFd<'_>) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        match *self {}
+    }
+
+    pub(crate) fn upgrade(&self) -> Option<OwnedFd> {
+        match *self {}
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Requests {}
+
+impl Requests {
+    pub(crate) fn of(weak: &Weak, _: SocketAddr) -> Self {
+        match *weak {}
+    }
+
+    pub(crate) fn left(&mut self, _: BorrowedFd<'_>) -> io::Result<u32> {
+        match *self {}
+    }
+}
+
+pub(crate) fn hide(_: BorrowedFd<'_>) -> io::Result<()> {
+    Err(cannot_steer())
+}
+
+/// It leaves when it is closed.
+pub(crate) fn leave(_: Kind, _: BorrowedFd<'_>) {}
+
+pub(crate) fn is_blocking(_: BorrowedFd<'_>) -> bool {
+    false
+}
+
+pub(crate) fn is_readable(_: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(false)
+}
+
+pub(crate) fn barrier() {}
+
+pub(crate) fn migrates() -> bool {
+    false
+}
+
+pub(crate) fn counts(_: &SocketAddr) -> bool {
+    false
+}
