@@ -143,15 +143,6 @@ pub(crate) fn set_nonblocking(fd: &impl AsFd, nonblocking: bool) -> io::Result<(
     SockRef::from(fd).set_nonblocking(nonblocking)
 }
 
-/// Ends a listener, whoever else has a descriptor of it: what waits in its queue is reset, and
-/// whoever waits in accept(2) gets an error.
-///
-/// A child that was forked and has not yet called exec keeps a socket alive that was closed here.
-/// shutdown(2) acts on the socket (kernel: inet_shutdown, tcp_disconnect).
-pub(crate) fn shut(fd: &impl AsFd) {
-    let _ = SockRef::from(fd).shutdown(std::net::Shutdown::Read);
-}
-
 /// The address that a socket of any runtime is bound to.
 pub(crate) fn local_addr(fd: &impl AsFd) -> io::Result<SocketAddr> {
     let addr = SockRef::from(fd).local_addr()?;

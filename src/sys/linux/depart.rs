@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::weak::Weak;
 use super::{diag, table};
 use crate::sys::unix::{check, set_option};
-use crate::sys::{Kind, shut};
+use crate::sys::Kind;
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "android")] {
@@ -39,11 +39,17 @@ pub(crate) fn hide(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &NOWHERE)
 }
 
-/// Takes a socket out of its group at once, whoever has a descriptor of it; what is queued in a
-/// listener is lost.
+/// Takes a socket out of its group at once; what is queued in a listener is lost, and whoever waits
+/// in accept(2) gets an error.
+///
+/// A child that was forked and has not yet called exec keeps a socket alive that was closed here.
+/// shutdown(2) acts on the socket (kernel: inet_shutdown, tcp_disconnect).
 pub(crate) fn leave(kind: Kind, fd: BorrowedFd<'_>) {
     match kind {
-        Kind::Tcp => shut(&fd),
+        Kind::Tcp => {
+            // SAFETY: shutdown takes two ints and touches no memory. Refused only where it has left.
+            unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RD) };
+        }
         // Refused where it is restricted to a device; then it leaves when it is closed.
         Kind::Udp => drop(hide(fd)),
     }
