@@ -47,7 +47,7 @@ use std::net::SocketAddr;
 pub(crate) use fd::{AsFd, BorrowedFd, OwnedFd, borrow, number};
 pub(crate) use socket::{
     Description, Family, Socket, describe, is_connected_to_itself, local_addr, reset_at_close,
-    set_nonblocking, shut,
+    set_nonblocking,
 };
 
 #[cfg(feature = "std")]

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use super::weak::Weak;
 use super::{diag, table};
-use crate::sys::unix::{check, set_option};
 use crate::sys::Kind;
+use crate::sys::unix::{check, set_option};
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "android")] {
