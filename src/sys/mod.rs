@@ -32,9 +32,14 @@
 //! - `queue(BorrowedFd) -> io::Result<Queue>`: the accept queue of what may be no listener.
 //! - `packet_queue(BorrowedFd) -> io::Result<PacketQueue>`: the receive queue of a UDP socket.
 //! - `occupants(u16) -> io::Result<Vec<Occupant>>`: who is on a port, in any order.
+//!
+//! Two modules more have the same functions everywhere: `pass` hands descriptors to another
+//! process, and `meet` is where two processes find each other.
 
 #![allow(unsafe_code)]
 
+#[cfg(all(test, unix))]
+mod child;
 mod fd;
 mod socket;
 mod undeparted;
@@ -94,6 +99,30 @@ cfg_if::cfg_if! {
     } else {
         #[path = "unsupported.rs"]
         mod platform;
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(any(
+        target_os = "linux", target_os = "android", target_vendor = "apple", target_os = "freebsd",
+        target_os = "dragonfly", target_os = "netbsd", target_os = "openbsd", target_os = "illumos",
+        target_os = "solaris",
+    ))] {
+        #[allow(dead_code, reason = "what hands a group over is not there yet")]
+        pub(crate) mod pass;
+    } else {
+        #[path = "unpassed.rs"]
+        pub(crate) mod pass;
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "linux", target_os = "android"))] {
+        #[allow(unused_imports, reason = "what hands a group over is not there yet")]
+        pub(crate) use platform::meet;
+    } else {
+        #[path = "unmet.rs"]
+        pub(crate) mod meet;
     }
 }
 
