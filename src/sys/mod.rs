@@ -27,6 +27,7 @@
 //! - `barrier()`: waits until all packets that are being delivered have been.
 //! - `migrates() -> bool`: does the kernel hand a closing listener's queue to its group?
 //! - `counts(&SocketAddr) -> bool` and `Requests`: what a listener has still to accept.
+//! - `has_stranger(Kind, &SocketAddr, &[u64]) -> bool`: does somebody else share an address?
 //! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: whose fault an error of bind
 //!   or listen is.
 //! - `queue(BorrowedFd) -> io::Result<Queue>`: the accept queue of what may be no listener.
@@ -63,12 +64,12 @@ use crate::{Holder, Instruction};
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
         mod unix;
-        use unix::{is_in_progress, is_listening, wait_writable};
-        pub(crate) use unix::{is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, zone};
+        use unix::{is_in_progress, wait_writable};
+        pub(crate) use unix::{is_listening, is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, user, zone};
     } else {
         mod elsewhere;
-        use elsewhere::{is_in_progress, is_listening, wait_writable};
-        pub(crate) use elsewhere::{is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, zone};
+        use elsewhere::{is_in_progress, wait_writable};
+        pub(crate) use elsewhere::{is_listening, is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, user, zone};
     }
 }
 
@@ -128,8 +129,8 @@ cfg_if::cfg_if! {
 
 pub(crate) use platform::{
     DUAL_STACK, GROUP_LIMIT, Requests, Weak, barrier, bind_device, blame, claim, counts, cpus,
-    dispatch, dispatch_reason, hide, identity, is_blocking, is_readable, is_shared, leave,
-    migrates, occupants, packet_queue, pin, pins_groups, queue, release, restartable, share,
+    dispatch, dispatch_reason, has_stranger, hide, identity, is_blocking, is_readable, is_shared,
+    leave, migrates, occupants, packet_queue, pin, pins_groups, queue, release, restartable, share,
     support,
 };
 

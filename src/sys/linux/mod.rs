@@ -18,7 +18,7 @@ use std::io;
 use std::net::SocketAddr;
 
 pub(crate) use depart::{
-    Requests, barrier, counts, hide, is_blocking, is_readable, leave, migrates,
+    Requests, barrier, counts, has_stranger, hide, is_blocking, is_readable, leave, migrates,
 };
 pub(crate) use holder::blame;
 pub(crate) use occupants::occupants;
