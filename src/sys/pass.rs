@@ -251,8 +251,8 @@ fn put_all(socket: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
 
 /// Says of a peer that has gone what it is, whichever call notices.
 ///
-/// ECONNRESET where it had not read everything (kernel: unix_release_sock), EPIPE where it cannot be
-/// answered.
+/// ECONNRESET where it had not read everything (kernel: unix_release_sock), EPIPE where it cannot
+/// be answered.
 fn gone(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {

@@ -41,8 +41,8 @@ fn is_close_on_exec(fd: &OwnedFd) -> bool {
     flags & libc::FD_CLOEXEC != 0
 }
 
-/// The limit of this process, and so only in one of its own.
-fn limit_descriptors(n: impl FnOnce(libc::rlim_t) -> libc::rlim_t) {
+/// The limit of this process, and so only in one of its own; tells what it is now.
+fn limit_descriptors(n: impl FnOnce(libc::rlim_t) -> libc::rlim_t) -> libc::rlim_t {
     assert!(role().is_some(), "a limit is for all tests of a process");
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -53,6 +53,7 @@ fn limit_descriptors(n: impl FnOnce(libc::rlim_t) -> libc::rlim_t) {
     limit.rlim_cur = n(limit.rlim_max);
     // SAFETY: the pointer is to one rlimit.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }).unwrap();
+    limit.rlim_cur
 }
 
 /// How many descriptors this process has.
@@ -104,7 +105,7 @@ fn frame(length: u32, count: u32, payload: &[u8]) -> Vec<u8> {
 #[test]
 fn any_number_passes() {
     alone("sys::pass::tests::any_number_passes", || {
-        limit_descriptors(|most| most);
+        let limit = limit_descriptors(|most| most);
         for n in [
             0,
             1,
@@ -117,6 +118,14 @@ fn any_number_passes() {
             2 * CHUNK,
             1000,
         ] {
+            // Both ends are in this process.
+            if limit < 2 * n as libc::rlim_t + 64 {
+                let _ = writeln!(
+                    io::stderr(),
+                    "not checked: {n} descriptors (RLIMIT_NOFILE: {limit})"
+                );
+                continue;
+            }
             passes(b"state", n);
         }
         passes(b"", 3);
