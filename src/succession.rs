@@ -315,12 +315,11 @@ impl Succession {
 
     /// Empties the members of the process before, and takes them out.
     fn relieve(&self, until: Option<Instant>) {
-        let lost = match &self.elder {
-            None => Ok(0),
-            Some(elder) => match self.roster.table().kind() {
-                Kind::Tcp => self.relieve_listeners(elder, until),
-                Kind::Udp => self.relieve_packets(elder, until),
-            },
+        let kind = self.roster.table().kind();
+        let lost = match (&self.elder, kind) {
+            (None, _) => Ok(0),
+            (Some(elder), Kind::Tcp) => self.relieve_listeners(elder, until),
+            (Some(elder), Kind::Udp) => self.relieve_packets(elder, until),
         };
         self.taken.put(lost);
     }

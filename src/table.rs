@@ -308,8 +308,12 @@ impl Table {
             ));
         }
         let places = places.unwrap_or_default();
+        // More are about to come that get nothing.
+        let by_hash =
+            self.phase != Phase::Theirs && places.iter().all(|&number| self.stays(number));
+        let stays = |number| self.stays(number);
         let dispatch = steering
-            .dispatch(self.kind, &places, |number| self.stays(number), &self.cpus)
+            .dispatch(self.kind, &places, stays, by_hash, &self.cpus)
             .map_err(|why| self.invalid(why))?;
         sys::dispatch(via, &dispatch).map_err(|error| self.refused(error))
     }
