@@ -1,0 +1,293 @@
+//! Tens of thousands of connections, while the listeners that serve them come and go.
+
+#![cfg(target_os = "linux")]
+
+#[macro_use]
+mod util;
+#[path = "util/link.rs"]
+mod link;
+#[path = "util/load.rs"]
+mod load;
+#[path = "util/serve.rs"]
+mod serve;
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use link::Link;
+use load::{Counters, Load, Outcomes};
+use reuseport::{Options, Smol, Std, Tokio};
+use serve::{Stop, Tally, serve_member};
+use socket2::SockRef;
+use util::{Runtime, as_user, in_namespace};
+
+const MEMBERS: usize = 4;
+const CONNECTIONS: usize = 20_000;
+const PER_SECOND: u32 = 5_000;
+const ROUND_TRIP: Duration = Duration::from_millis(20);
+
+/// Of no account on any system (kernel: overflowuid).
+const NOBODY: u32 = 65534;
+
+on_every_runtime!(a_group_that_stays_loses_nothing);
+
+fn a_group_that_stays_loses_nothing<R: Runtime>() {
+    let _alone = alone();
+    in_namespace("a load on a group that stays", || {
+        let before = Counters::read();
+        let (outcomes, tally) = as_user(NOBODY, "a load on a group that stays", || {
+            let group = Servers::<R>::group("127.0.0.1".parse().unwrap());
+            let outcomes = load(group.addr).run();
+            (outcomes, group.stop())
+        })?;
+        let counted = Counters::read().since(&before);
+        report::<R>("stays", &outcomes, counted);
+        assert_nothing_lost(&outcomes, &tally, counted);
+        Some(())
+    });
+}
+
+#[test]
+fn a_group_that_stays_loses_nothing_on_a_slow_line() {
+    let _alone = alone();
+    let Some(link) = Link::new("a load on a slow line", ROUND_TRIP, 0.0) else {
+        return;
+    };
+    for addr in Link::SERVER {
+        let (group, before) = link.on_server(|| (Servers::<Tokio>::group(addr), Counters::read()));
+        let outcomes = link.on_client(|| {
+            let connections = CONNECTIONS / 2;
+            Load {
+                connections,
+                ..load(group.addr)
+            }
+            .run()
+        });
+        let tally = group.stop();
+        let counted = link.on_server(|| Counters::read().since(&before));
+        report::<Tokio>("stays, slow line", &outcomes, counted);
+        assert_eq!(link.dropped(), 0);
+        assert_nothing_lost(&outcomes, &tally, counted);
+    }
+}
+
+/// If nothing were lost here, then those that lose nothing would prove nothing.
+#[test]
+fn plain_closing_loses_connections() {
+    let _alone = alone();
+    in_namespace("plain closing under load", || {
+        let addr = "127.0.0.1".parse().unwrap();
+        let mut group = Servers::<Tokio>::group(addr);
+        let before = Counters::read();
+        let load = load(group.addr).start();
+        let closed = group.replace_until(Duration::from_millis(2), || load.finished());
+        let outcomes = load.join();
+        let counted = Counters::read().since(&before);
+        report::<Tokio>(&format!("{closed} closed"), &outcomes, counted);
+        group.stop();
+        outcomes.assert_complete(CONNECTIONS);
+        assert!(outcomes.reset > 0, "{outcomes}");
+    });
+}
+
+#[test]
+fn plain_closing_loses_connections_on_a_slow_line() {
+    let _alone = alone();
+    let Some(link) = Link::new("plain closing on a slow line", ROUND_TRIP, 0.0) else {
+        return;
+    };
+    let (mut group, before) =
+        link.on_server(|| (Servers::<Tokio>::group(Link::SERVER[0]), Counters::read()));
+    let load = link.on_client(|| load(group.addr).start());
+    // A listener that is there for a round trip only loses all of its connections.
+    let every = ROUND_TRIP * 5;
+    let closed = link.on_server(|| group.replace_until(every, || load.finished()));
+    let outcomes = load.join();
+    let counted = link.on_server(|| Counters::read().since(&before));
+    report::<Tokio>(&format!("{closed} closed, slow line"), &outcomes, counted);
+    group.stop();
+    assert_eq!(link.dropped(), 0);
+    outcomes.assert_complete(CONNECTIONS);
+    assert!(outcomes.reset > 0, "{outcomes}");
+}
+
+#[test]
+fn the_line_takes_its_time_and_loses_nothing() {
+    let _alone = alone();
+    let Some(link) = Link::new("a line that loses nothing", ROUND_TRIP, 0.0) else {
+        return;
+    };
+    for addr in Link::SERVER {
+        let listener = link.on_server(|| TcpListener::bind((addr, 0)).unwrap());
+        let to = listener.local_addr().unwrap();
+        let (mut took, counted) = link.on_client(|| {
+            let before = Counters::read();
+            let took: Vec<_> = (0..50)
+                .map(|_| {
+                    let begin = Instant::now();
+                    std::net::TcpStream::connect(to).unwrap();
+                    begin.elapsed()
+                })
+                .collect();
+            (took, Counters::read().since(&before))
+        });
+        took.sort();
+        let median = took[took.len() / 2];
+        eprintln!("{to}: {:?} {median:?} {:?}", took[0], took[took.len() - 1]);
+        assert!(took[0] >= ROUND_TRIP, "{took:?}");
+        assert!(median < ROUND_TRIP + Duration::from_millis(5), "{took:?}");
+        assert_eq!(counted, Counters::default(), "{counted}");
+    }
+    assert_eq!((link.lost(), link.dropped()), (0, 0));
+}
+
+#[test]
+fn the_line_loses_what_it_is_to_lose() {
+    let _alone = alone();
+    let Some(link) = Link::new("a line that loses a third", ROUND_TRIP, 30.0) else {
+        return;
+    };
+    let (group, _) = link.on_server(|| (Servers::<Smol>::group(Link::SERVER[0]), ()));
+    let (outcomes, counted) = link.on_client(|| {
+        let before = Counters::read();
+        let load = Load {
+            connections: 1_000,
+            timeout: Duration::from_secs(3),
+            ..load(group.addr)
+        };
+        (load.run(), Counters::read().since(&before))
+    });
+    group.stop();
+    let (carried, lost) = (link.carried() as f64, link.lost() as f64);
+    report::<Smol>("line loses 30 %", &outcomes, counted);
+    outcomes.assert_complete(1_000);
+    assert!(counted.syn_retrans > 200, "{counted}");
+    assert!(
+        (0.25..0.35).contains(&(lost / (carried + lost))),
+        "{lost} of {carried}"
+    );
+    assert_eq!(link.dropped(), 0);
+}
+
+/// Two loads at once would be half as many connections each.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn load(to: SocketAddr) -> Load {
+    Load {
+        to: vec![to],
+        connections: CONNECTIONS,
+        per_second: PER_SECOND,
+        at_most: 2_000,
+        timeout: Duration::from_secs(10),
+    }
+}
+
+fn report<R: Runtime>(what: &str, outcomes: &Outcomes, counted: Counters) {
+    eprintln!("{}, {what}: {outcomes}; {counted}", R::NAME);
+}
+
+fn assert_nothing_lost(outcomes: &Outcomes, tally: &Tally, counted: Counters) {
+    outcomes.assert_complete(outcomes.attempts);
+    assert_eq!(outcomes.lost(), 0, "{outcomes}");
+    assert_eq!(counted.out_rsts, 0, "{counted}");
+    assert_eq!(counted.listen_drops, 0, "{counted}");
+    assert_eq!(tally.accepted(), outcomes.answered, "{tally:?}");
+    assert_eq!(tally.answered(), outcomes.answered, "{tally:?}");
+}
+
+/// Listeners that each serve on a thread of their own.
+struct Servers<R: Runtime> {
+    addr: SocketAddr,
+    members: Vec<Server>,
+    tally: Arc<Tally>,
+    runtime: std::marker::PhantomData<R>,
+}
+
+struct Server {
+    stop: Stop,
+    /// Of a listener whose accept blocks, and nothing else ends.
+    blocked: Option<TcpListener>,
+    thread: JoinHandle<()>,
+}
+
+impl<R: Runtime> Servers<R> {
+    fn group(addr: IpAddr) -> Self {
+        let group = Options::new()
+            .group(SocketAddr::new(addr, 0), MEMBERS)
+            .unwrap();
+        let addr = group.local_addr();
+        let tally = Arc::new(Tally::default());
+        let members = group
+            .into_iter()
+            .map(|member| Server::start::<R>(member.into_std(), &tally))
+            .collect();
+        Self {
+            addr,
+            members,
+            tally,
+            runtime: std::marker::PhantomData,
+        }
+    }
+
+    /// Closes one member after the other, each when another has joined; how many there were.
+    fn replace_until(&mut self, every: Duration, finished: impl Fn() -> bool) -> usize {
+        let mut closed = 0;
+        let mut left = Vec::new();
+        while !finished() {
+            let listener = Options::new().listen::<Std>(self.addr).unwrap();
+            let new = Server::start::<R>(listener, &self.tally);
+            let old = std::mem::replace(&mut self.members[closed % MEMBERS], new);
+            old.close();
+            left.push(old.thread);
+            closed += 1;
+            thread::sleep(every);
+        }
+        left.into_iter().for_each(|thread| thread.join().unwrap());
+        closed
+    }
+
+    fn stop(self) -> Arc<Tally> {
+        for member in &self.members {
+            member.close();
+        }
+        for member in self.members {
+            member.thread.join().unwrap();
+        }
+        self.tally
+    }
+}
+
+impl Server {
+    fn start<R: Runtime>(listener: TcpListener, tally: &Arc<Tally>) -> Self {
+        let blocked = (!R::NONBLOCKING).then(|| listener.try_clone().unwrap());
+        let stop = Stop::new();
+        let (told, tally) = (stop.clone(), tally.clone());
+        let thread = thread::spawn(move || {
+            R::block_on(async {
+                let listener = R::adopt(listener).unwrap();
+                serve_member::<R>(listener, told.stopped(), || told.is_stopped(), &tally).await;
+            });
+        });
+        Self {
+            stop,
+            blocked,
+            thread,
+        }
+    }
+
+    /// The listener is closed with all that waits in its queue.
+    fn close(&self) {
+        self.stop.stop();
+        if let Some(listener) = &self.blocked {
+            // It does with a listener what close(2) does (kernel: inet_shutdown).
+            SockRef::from(listener)
+                .shutdown(std::net::Shutdown::Both)
+                .unwrap();
+        }
+    }
+}
