@@ -11,8 +11,9 @@ mod load;
 #[path = "util/serve.rs"]
 mod serve;
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -25,13 +26,13 @@ use util::{Runtime, as_user, in_namespace};
 
 const MEMBERS: usize = 4;
 const CONNECTIONS: usize = 20_000;
-const PER_SECOND: u32 = 5_000;
+const PER_SECOND: u32 = 10_000;
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 /// Of no account on any system (kernel: overflowuid).
 const NOBODY: u32 = 65534;
 
-on_every_runtime!(a_group_that_stays_loses_nothing);
+on_every_runtime!(a_group_that_stays_loses_nothing plain_closing_loses_connections);
 
 fn a_group_that_stays_loses_nothing<R: Runtime>() {
     let _alone = alone();
@@ -56,36 +57,42 @@ fn a_group_that_stays_loses_nothing_on_a_slow_line() {
         return;
     };
     for addr in Link::SERVER {
-        let (group, before) = link.on_server(|| (Servers::<Tokio>::group(addr), Counters::read()));
-        let outcomes = link.on_client(|| {
-            let connections = CONNECTIONS / 2;
-            Load {
-                connections,
-                ..load(group.addr)
-            }
-            .run()
-        });
+        let before = [
+            link.on_server(Counters::read),
+            link.on_client(Counters::read),
+        ];
+        let group = link.on_server(|| Servers::<Tokio>::group(addr));
+        let connections = CONNECTIONS / 2;
+        let load = Load {
+            connections,
+            ..load(group.addr)
+        };
+        let outcomes = link.on_client(|| load.run());
         let tally = group.stop();
-        let counted = link.on_server(|| Counters::read().since(&before));
-        report::<Tokio>("stays, slow line", &outcomes, counted);
+        let after = [
+            link.on_server(Counters::read),
+            link.on_client(Counters::read),
+        ];
+        for (after, before) in after.iter().zip(&before) {
+            let counted = after.since(before);
+            report::<Tokio>("stays, slow line", &outcomes, counted);
+            assert_nothing_lost(&outcomes, &tally, counted);
+        }
         assert_eq!(link.dropped(), 0);
-        assert_nothing_lost(&outcomes, &tally, counted);
     }
 }
 
 /// If nothing were lost here, then those that lose nothing would prove nothing.
-#[test]
-fn plain_closing_loses_connections() {
+fn plain_closing_loses_connections<R: Runtime>() {
     let _alone = alone();
     in_namespace("plain closing under load", || {
-        let addr = "127.0.0.1".parse().unwrap();
-        let mut group = Servers::<Tokio>::group(addr);
+        let mut group = Servers::<R>::group("127.0.0.1".parse().unwrap());
         let before = Counters::read();
         let load = load(group.addr).start();
         let closed = group.replace_until(Duration::from_millis(2), || load.finished());
         let outcomes = load.join();
         let counted = Counters::read().since(&before);
-        report::<Tokio>(&format!("{closed} closed"), &outcomes, counted);
+        report::<R>(&format!("{closed} closed"), &outcomes, counted);
         group.stop();
         outcomes.assert_complete(CONNECTIONS);
         assert!(outcomes.reset > 0, "{outcomes}");
@@ -116,6 +123,7 @@ fn plain_closing_loses_connections_on_a_slow_line() {
 #[test]
 fn the_line_takes_its_time_and_loses_nothing() {
     let _alone = alone();
+    let descriptors = util::descriptors();
     let Some(link) = Link::new("a line that loses nothing", ROUND_TRIP, 0.0) else {
         return;
     };
@@ -135,12 +143,14 @@ fn the_line_takes_its_time_and_loses_nothing() {
         });
         took.sort();
         let median = took[took.len() / 2];
-        eprintln!("{to}: {:?} {median:?} {:?}", took[0], took[took.len() - 1]);
+        println!("{to}: {:?} {median:?} {:?}", took[0], took[took.len() - 1]);
         assert!(took[0] >= ROUND_TRIP, "{took:?}");
-        assert!(median < ROUND_TRIP + Duration::from_millis(5), "{took:?}");
+        assert!(median < ROUND_TRIP + ROUND_TRIP / 2, "{took:?}");
         assert_eq!(counted, Counters::default(), "{counted}");
     }
     assert_eq!((link.lost(), link.dropped()), (0, 0));
+    drop(link);
+    assert_eq!(util::descriptors(), descriptors);
 }
 
 #[test]
@@ -149,12 +159,12 @@ fn the_line_loses_what_it_is_to_lose() {
     let Some(link) = Link::new("a line that loses a third", ROUND_TRIP, 30.0) else {
         return;
     };
-    let (group, _) = link.on_server(|| (Servers::<Smol>::group(Link::SERVER[0]), ()));
+    let group = link.on_server(|| Servers::<Smol>::group(Link::SERVER[0]));
     let (outcomes, counted) = link.on_client(|| {
         let before = Counters::read();
         let load = Load {
             connections: 1_000,
-            timeout: Duration::from_secs(3),
+            timeout: Duration::from_secs(2),
             ..load(group.addr)
         };
         (load.run(), Counters::read().since(&before))
@@ -187,8 +197,9 @@ fn load(to: SocketAddr) -> Load {
     }
 }
 
+/// For whoever runs them with --nocapture.
 fn report<R: Runtime>(what: &str, outcomes: &Outcomes, counted: Counters) {
-    eprintln!("{}, {what}: {outcomes}; {counted}", R::NAME);
+    println!("{}, {what}: {outcomes}; {counted}", R::NAME);
 }
 
 fn assert_nothing_lost(outcomes: &Outcomes, tally: &Tally, counted: Counters) {
@@ -237,14 +248,18 @@ impl<R: Runtime> Servers<R> {
     /// Closes one member after the other, each when another has joined; how many there were.
     fn replace_until(&mut self, every: Duration, finished: impl Fn() -> bool) -> usize {
         let mut closed = 0;
-        let mut left = Vec::new();
+        let mut left = VecDeque::new();
         while !finished() {
             let listener = Options::new().listen::<Std>(self.addr).unwrap();
             let new = Server::start::<R>(listener, &self.tally);
             let old = std::mem::replace(&mut self.members[closed % MEMBERS], new);
             old.close();
-            left.push(old.thread);
+            left.push_back(old.thread);
             closed += 1;
+            // Until then a thread that has ended has its stack.
+            while left.front().is_some_and(JoinHandle::is_finished) {
+                left.pop_front().unwrap().join().unwrap();
+            }
             thread::sleep(every);
         }
         left.into_iter().for_each(|thread| thread.join().unwrap());
@@ -267,12 +282,16 @@ impl Server {
         let blocked = (!R::NONBLOCKING).then(|| listener.try_clone().unwrap());
         let stop = Stop::new();
         let (told, tally) = (stop.clone(), tally.clone());
+        let (attached, serves) = mpsc::channel();
         let thread = thread::spawn(move || {
             R::block_on(async {
                 let listener = R::adopt(listener).unwrap();
+                attached.send(()).unwrap();
                 serve_member::<R>(listener, told.stopped(), || told.is_stopped(), &tally).await;
             });
         });
+        // Not closed before: after shutdown(2) it is no listener, which adopting would refuse.
+        serves.recv().unwrap();
         Self {
             stop,
             blocked,

@@ -75,7 +75,11 @@ impl Link {
         let stopped = stop.clone();
         let relay = std::thread::Builder::new()
             .name("relay".to_owned())
-            .spawn(move || relay.run(&stopped))
+            .spawn(move || {
+                // Of this thread alone (setpriority(2)): what else runs is not to lengthen the line.
+                rustix::process::setpriority_process(None, -20).ok();
+                relay.run(&stopped);
+            })
             .unwrap();
         Some(Self {
             namespaces: namespaces.try_into().unwrap(),
