@@ -12,7 +12,8 @@ mod load;
 mod serve;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use load::{Counters, Load, Outcomes};
 use reuseport::{Options, Smol, Std, Tokio};
 use serve::{Stop, Tally, serve_member};
 use socket2::SockRef;
-use util::{Runtime, as_user, in_namespace};
+use util::{Runtime, addr_of, as_user, in_namespace};
 
 const MEMBERS: usize = 4;
 const CONNECTIONS: usize = 20_000;
@@ -155,7 +156,7 @@ fn the_line_takes_its_time_and_loses_nothing() {
             let took: Vec<_> = (0..50)
                 .map(|_| {
                     let begin = Instant::now();
-                    std::net::TcpStream::connect(to).unwrap();
+                    TcpStream::connect(to).unwrap();
                     begin.elapsed()
                 })
                 .collect();
@@ -202,6 +203,56 @@ fn the_line_loses_what_it_is_to_lose() {
     let lost = lost / (carried + lost);
     assert!((0.27..0.33).contains(&lost), "{lost}");
     assert_eq!(link.dropped(), 0);
+}
+
+#[test]
+fn each_connection_is_counted_as_what_it_was() {
+    let _alone = alone();
+    in_namespace("what a load counts", || {
+        let ends: [fn(TcpStream); 4] = [
+            |mut stream| stream.write_all(&[255]).unwrap(),
+            |mut stream| stream.write_all(&[0, 0]).unwrap(),
+            drop,
+            |stream| {
+                let now = Some(Duration::ZERO);
+                SockRef::from(&stream).set_linger(now).unwrap();
+            },
+        ];
+        let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (nobody, silent) = (listen(), listen());
+        let mut to = vec![addr_of(&nobody), addr_of(&silent)];
+        drop(nobody);
+        let servers = ends.map(|end| {
+            let listener = listen();
+            to.push(addr_of(&listener));
+            thread::spawn(move || {
+                for _ in 0..20 {
+                    let mut stream = listener.accept().unwrap().0;
+                    stream.read_exact(&mut [0]).unwrap();
+                    end(stream);
+                }
+            })
+        });
+        let load = Load {
+            connections: 20 * to.len(),
+            timeout: Duration::from_secs(1),
+            to,
+            ..load(addr_of(&silent))
+        };
+        let outcomes = load.run();
+        for server in servers {
+            server.join().unwrap();
+        }
+        outcomes.assert_complete(120);
+        let counted = [
+            outcomes.refused,
+            outcomes.timed_out,
+            outcomes.wrong,
+            outcomes.eof,
+            outcomes.reset,
+        ];
+        assert_eq!(counted, [20, 20, 40, 20, 20], "{outcomes}");
+    });
 }
 
 /// Two loads at once would be half as many connections each.

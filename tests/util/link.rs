@@ -76,7 +76,7 @@ impl Link {
         let relay = std::thread::Builder::new()
             .name("relay".to_owned())
             .spawn(move || {
-                // Of this thread alone (setpriority(2)): what else runs is not to lengthen the line.
+                // Of this thread alone (setpriority(2)): the line is not longer when others run.
                 rustix::process::setpriority_process(None, -20).ok();
                 relay.run(&stopped);
             })
