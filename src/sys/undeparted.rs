@@ -49,10 +49,6 @@ pub(crate) fn hide(_: BorrowedFd<'_>) -> io::Result<()> {
 /// It leaves when it is closed.
 pub(crate) fn leave(_: Kind, _: BorrowedFd<'_>) {}
 
-pub(crate) fn is_blocking(_: BorrowedFd<'_>) -> bool {
-    false
-}
-
 pub(crate) fn is_readable(_: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(false)
 }
