@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,12 +33,15 @@ pub(crate) struct Succession {
     roster: Arc<Shared>,
     addr: SocketAddr,
     promise: Promise,
-    /// Where the next process comes.
-    door: OwnedFd,
+    /// Where the next process comes, until another answers it: who keeps a descriptor of it and
+    /// does not answer keeps the next process waiting.
+    door: Mutex<Option<Arc<OwnedFd>>>,
     elder: Option<Elder>,
     /// Has the takeover begun, or is it given up?
     begun: AtomicBool,
     given_up: AtomicBool,
+    /// Does this process wait for the next one, so that no other has the door?
+    reigns: AtomicBool,
     pub(crate) taken: Slot<Result<u32, Error>>,
     pub(crate) relieved: Slot<()>,
 }
@@ -233,10 +236,11 @@ impl Succession {
             roster,
             addr,
             promise,
-            door,
+            door: Mutex::new(Some(Arc::new(door))),
             elder,
             begun: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
+            reigns: AtomicBool::new(false),
             taken: Slot::new(),
             relieved: Slot::new(),
         }
@@ -285,15 +289,31 @@ impl Succession {
 
     /// Ends with the [`Generation`]: lets the process before go on, or the next find nobody.
     pub(crate) fn end(&self) {
-        self.given_up.store(true, Ordering::Release);
+        self.given_up.store(true, Ordering::SeqCst);
         if !self.begun.swap(true, Ordering::AcqRel) {
+            // Of the process before, which goes on.
+            drop(self.leave_door());
             if let Some(elder) = &self.elder {
                 // The process before sees the end of the line.
                 let _ = meet::close(sys::borrow(&elder.line));
                 self.roster.table().give_up();
             }
-        } else if self.taken.has_value() && !self.relieved.has_value() {
-            let _ = meet::close(sys::borrow(&self.door));
+        } else if self.reigns.load(Ordering::SeqCst) {
+            self.close_door();
+        }
+    }
+
+    fn door(&self) -> MutexGuard<'_, Option<Arc<OwnedFd>>> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave_door(&self) -> Option<Arc<OwnedFd>> {
+        self.door().take()
+    }
+
+    fn close_door(&self) {
+        if let Some(door) = self.leave_door() {
+            let _ = meet::close(sys::borrow(&*door));
         }
     }
 
@@ -424,23 +444,50 @@ impl Succession {
 
     /// Serves until the next process has taken over, and answers those that come.
     fn reign(&self) {
-        if self.given_up.load(Ordering::Acquire) {
-            let _ = meet::close(sys::borrow(&self.door));
-            return;
-        }
-        while let Ok(line) = meet::accept(sys::borrow(&self.door)) {
-            match self.pass_on(&line) {
-                Ok(()) => return self.relieved.put(()),
+        loop {
+            let passed_on = match self.wait_at_door() {
+                Ok(Some((door, line))) => self.pass_on(&door, &line),
+                Ok(None) => return,
+                Err(error) => Err(error),
+            };
+            match passed_on {
+                Ok(()) => {
+                    drop(self.leave_door());
+                    return self.relieved.put(());
+                }
                 Err(error) => {
                     let what = format!("cannot pass {} on to the next process", self.addr);
                     trace::refused(&Error::system(what, error).at(self.addr));
+                    // There may be no descriptor for it, which changes.
+                    thread::sleep(PAUSE);
                 }
             }
         }
     }
 
+    /// The next process, or None where this one has given up.
+    fn wait_at_door(&self) -> io::Result<Option<(Arc<OwnedFd>, OwnedFd)>> {
+        let Some(door) = self.door().clone() else {
+            return Ok(None);
+        };
+        self.reigns.store(true, Ordering::SeqCst);
+        let line = match self.given_up.load(Ordering::SeqCst) {
+            true => None,
+            false => Some(meet::accept(sys::borrow(&*door))),
+        };
+        // Before another is told of the door, which would be closed to it too.
+        self.reigns.store(false, Ordering::SeqCst);
+        match line {
+            Some(line) if !self.given_up.load(Ordering::SeqCst) => Ok(Some((door, line?))),
+            _ => {
+                self.close_door();
+                Ok(None)
+            }
+        }
+    }
+
     /// Lends the members to the next process, until it has emptied them.
-    fn pass_on(&self, line: &OwnedFd) -> io::Result<()> {
+    fn pass_on(&self, door: &OwnedFd, line: &OwnedFd) -> io::Result<()> {
         pass::set_timeout(sys::borrow(line), Duration::from_secs(5))?;
         check_peer(line)?;
         hear(line, Word::Hello)?;
@@ -456,7 +503,7 @@ impl Succession {
                 kind: self.roster.table().kind(),
                 pid: std::process::id(),
                 members,
-                extra: Some(self.door.try_clone()?),
+                extra: Some(door.try_clone()?),
             };
             parcel.send(line)?;
             drop(parcel);
