@@ -40,6 +40,8 @@ pub(crate) struct Succession {
     /// Has the takeover begun, or is it given up?
     begun: AtomicBool,
     given_up: AtomicBool,
+    /// Has somebody asked for the outcome, which is for one?
+    asked: AtomicBool,
     /// Does this process wait for the next one, so that no other has the door?
     reigns: AtomicBool,
     pub(crate) taken: Slot<Result<u32, Error>>,
@@ -240,6 +242,7 @@ impl Succession {
             elder,
             begun: AtomicBool::new(false),
             given_up: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
             reigns: AtomicBool::new(false),
             taken: Slot::new(),
             relieved: Slot::new(),
@@ -259,13 +262,12 @@ impl Succession {
     }
 
     pub(crate) fn take_over(this: &Arc<Self>, deadline: Duration) -> Result<Arc<Self>, Error> {
+        if this.asked.swap(true, Ordering::AcqRel) {
+            return Err(this.invalid("it has been called before"));
+        }
         if this.begun.swap(true, Ordering::AcqRel) {
-            // The process before died first, and this one has taken over by itself.
-            let by_itself = this.elder.as_ref().is_some_and(Elder::is_gone);
-            return match by_itself && this.taken.has_value() {
-                true => Ok(Arc::clone(this)),
-                false => Err(this.invalid("it has been called before")),
-            };
+            // The process before has died, and this one takes over by itself.
+            return Ok(Arc::clone(this));
         }
         let until = Instant::now().checked_add(deadline);
         let begin = || {
@@ -282,6 +284,7 @@ impl Succession {
             Ok(()) => Ok(Arc::clone(this)),
             Err(error) => {
                 this.begun.store(false, Ordering::Release);
+                this.asked.store(false, Ordering::Release);
                 Err(error)
             }
         }
