@@ -339,13 +339,18 @@ impl Succession {
 
     /// Empties the members of the process before, and takes them out.
     fn relieve(&self, until: Option<Instant>) {
-        let kind = self.roster.table().kind();
-        let lost = match (&self.elder, kind) {
-            (None, _) => Ok(0),
-            (Some(elder), Kind::Tcp) => self.relieve_listeners(elder, until),
-            (Some(elder), Kind::Udp) => self.relieve_packets(elder, until),
+        let Some(elder) = &self.elder else {
+            return self.taken.put(Ok(0));
         };
-        self.taken.put(lost);
+        if !self.roster.table().keeps_flows() {
+            return self.taken.put(self.empty(elder, until));
+        }
+        self.taken.put(Ok(0));
+        // Until its last flow has ended.
+        elder.dismiss(FOREVER);
+        let _turn = self.roster.turn();
+        let buried = self.roster.table().bury();
+        let _ = buried.inspect_err(trace::refused);
     }
 
     fn elders(&self) -> Result<Vec<(usize, Emptying)>, Error> {
@@ -363,86 +368,65 @@ impl Succession {
         Ok(elders)
     }
 
-    fn relieve_listeners(&self, elder: &Elder, until: Option<Instant>) -> Result<u32, Error> {
-        let is_over = || elder.is_gone() || until.is_some_and(|until| Instant::now() >= until);
+    /// Until it has been dismissed, the process before can go on if this one dies: so only then are
+    /// its members taken out, and hidden, which nobody can take back without a privilege.
+    fn empty(&self, elder: &Elder, until: Option<Instant>) -> Result<u32, Error> {
+        let table = || self.roster.table();
+        let kind = table().kind();
         let migrates = sys::migrates();
-        let mut elders = self.elders()?;
+        let left = |emptying: &mut Emptying| match kind {
+            Kind::Tcp if migrates => 0,
+            Kind::Tcp => emptying.left(),
+            Kind::Udp => u32::from(sys::is_readable(emptying.socket()).unwrap_or(false)),
+        };
+        let is_over = || elder.is_gone() || until.is_some_and(|until| Instant::now() >= until);
         let wait = |elders: &mut [(usize, Emptying)]| loop {
-            let left: u32 = match migrates {
-                true => 0,
-                false => elders.iter_mut().map(|(_, elder)| elder.left()).sum(),
-            };
+            let left: u32 = elders.iter_mut().map(|(_, elder)| left(elder)).sum();
             if left == 0 || is_over() {
                 break left;
             }
             thread::sleep(PAUSE);
         };
 
+        let mut elders = self.elders()?;
         // From here on no processor uses an older program.
         sys::barrier();
         wait(&mut elders);
         let _turn = self.roster.turn();
-        let pillar = self.roster.table().pillar();
         let mut lost = 0;
-        match pillar {
-            Some(place) => {
-                // While they go, members change places, and one that does not gets what is new.
-                self.roster.table().steer_to(place)?;
-                for (_, elder) in &elders {
-                    // Refused where it is restricted to a device, as for Leaving.
-                    let _ = sys::hide(elder.socket());
-                }
-                sys::barrier();
-                lost += wait(&mut elders);
-            }
-            None => {
-                // While one goes, the hash may choose any other that is there, so that each is
-                // emptied anew.
-                for (number, emptying) in &mut elders {
-                    let _ = sys::hide(emptying.socket());
-                    sys::barrier();
-                    lost += loop {
-                        let left = if migrates { 0 } else { emptying.left() };
-                        if left == 0 || is_over() {
-                            break left;
-                        }
-                        thread::sleep(PAUSE);
-                    };
-                    let socket = Some(emptying.socket());
-                    self.roster.table().depart(*number, socket)?;
-                }
-            }
+        if table().pillar().is_none() && elders.len() > 1 {
+            // The last of the new members comes into the place of the first old one, and is moved
+            // no more. At this instant the hash may choose any other old one if there is but one
+            // new member, so that they are emptied anew.
+            let mut first = [elders.remove(0)];
+            table().steer_to_first()?;
+            // Refused where it is restricted to a device, as for Leaving.
+            let _ = sys::hide(first[0].1.socket());
+            sys::barrier();
+            lost += wait(&mut first);
+            let [(number, first)] = &first;
+            table().depart(*number, Some(first.socket()))?;
         }
-        elder.dismiss(FAREWELL * 5);
-        drop(elders);
-        self.roster.table().bury()?;
-        Ok(lost)
-    }
-
-    fn relieve_packets(&self, elder: &Elder, until: Option<Instant>) -> Result<u32, Error> {
-        let _turn = self.roster.turn();
-        if self.roster.table().keeps_flows() {
-            self.taken.put(Ok(0));
-            // Until its last flow has ended.
-            elder.dismiss(FOREVER);
-            self.roster.table().bury()?;
-            return Ok(0);
+        // While they go, members change places, and one that does not gets what is new.
+        let pillar = table().pillar();
+        if let Some(place) = pillar {
+            table().steer_to(place)?;
         }
-        let elders = self.elders()?;
-        self.roster.table().bury()?;
         sys::barrier();
-        let left = loop {
-            let readable = elders
-                .iter()
-                .any(|(_, elder)| sys::is_readable(elder.socket()).unwrap_or(false));
-            let is_over = elder.is_gone() || until.is_some_and(|until| Instant::now() >= until);
-            if !readable || is_over {
-                break u32::from(readable);
-            }
-            thread::sleep(PAUSE);
-        };
+        lost += wait(&mut elders);
         elder.dismiss(FAREWELL * 5);
-        Ok(left)
+        if kind == Kind::Tcp {
+            for (_, elder) in &elders {
+                let _ = sys::hide(elder.socket());
+            }
+            sys::barrier();
+        }
+        drop(elders);
+        table().bury()?;
+        Ok(match kind {
+            Kind::Tcp => lost,
+            Kind::Udp => lost.min(1),
+        })
     }
 
     /// Serves until the next process has taken over, and answers those that come.

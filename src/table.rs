@@ -630,6 +630,16 @@ impl Table {
         (place <= stayers).then_some(place)
     }
 
+    /// Gives everything that is new to the first member that stays, which is not moved when another
+    /// is taken out, unless it is the only one.
+    pub(crate) fn steer_to_first(&self) -> Result<(), Error> {
+        let first = self
+            .members
+            .iter()
+            .position(|entry| self.stays(entry.number));
+        first.map_or(Ok(()), |place| self.steer_to(place))
+    }
+
     /// Gives everything that is new to the member in one place.
     pub(crate) fn steer_to(&self, place: usize) -> Result<(), Error> {
         let Some(via) = self.open_member() else {
