@@ -205,6 +205,25 @@ impl Table {
         self.place_of(number).is_some()
     }
 
+    /// Is it out of the group, or was it never in it?
+    pub(crate) fn has_left(&self, number: usize) -> bool {
+        let Some(place) = self.place_of(number) else {
+            return true;
+        };
+        // The other process may have taken it out, which it says of all together.
+        self.phase == Phase::GivenAway && !self.is_in(&self.members[place])
+    }
+
+    /// Is the socket of a member that was given away still in the group?
+    fn is_in(&self, entry: &Entry) -> bool {
+        match entry.socket.upgrade() {
+            Some(fd) => {
+                self.kind == Kind::Udp || sys::is_listening(sys::borrow(&fd)).unwrap_or(true)
+            }
+            None => false,
+        }
+    }
+
     /// Is it one that gets what is new?
     fn stays(&self, number: usize) -> bool {
         let is_elder = self.elders().any(|(elder, _)| elder == number);
@@ -545,15 +564,10 @@ impl Table {
     pub(crate) fn take_back(&mut self) -> Result<(), Error> {
         self.phase = Phase::Ours;
         // Of its members, that process may have taken out some.
-        let is_in = |entry: &Entry| match entry.socket.upgrade() {
-            Some(fd) => {
-                self.kind == Kind::Udp || sys::is_listening(sys::borrow(&fd)).unwrap_or(true)
-            }
-            None => false,
-        };
         let before = self.members.len();
-        let members = std::mem::take(&mut self.members);
-        self.members = members.into_iter().filter(is_in).collect();
+        let mut members = std::mem::take(&mut self.members);
+        members.retain(|entry| self.is_in(entry));
+        self.members = members;
         self.ordered &= self.members.len() == before || self.members.len() <= 1;
         if !self.ordered && self.steering.needs_places() {
             self.steering = Steering::Hash;

@@ -502,3 +502,485 @@ fn members_leave_and_join_a_generation() {
         next.end(addr);
     });
 }
+
+/// Set for processes that this file's tests start, with what they are to do.
+const SERVER: &str = "REUSEPORT_TEST_GENERATION";
+
+/// Asked this, a server answers with its own tag.
+const WHO: u8 = 255;
+
+/// Not a test: the servers of the others, each in a process of its own.
+#[test]
+fn server() {
+    if let Ok(what) = std::env::var(SERVER) {
+        serve_process(&what);
+    }
+}
+
+fn serve_process(what: &str) {
+    let words: Vec<_> = what.split(' ').collect();
+    let [addr, n, tag, how @ ..] = &words[..] else {
+        panic!("{what}");
+    };
+    let (addr, n, tag) = (
+        addr.parse().unwrap(),
+        n.parse().unwrap(),
+        tag.parse().unwrap(),
+    );
+    let serve = || serve_as(addr, n, tag, how);
+    if how.contains(&"nobody") {
+        let nobody = util::as_user(65534, "a server of another user", serve);
+        assert!(nobody.is_some());
+    } else {
+        serve();
+    }
+}
+
+#[allow(unsafe_code, reason = "no safe API sets this option")]
+fn defer_accept(socket: &impl std::os::fd::AsRawFd) -> io::Result<()> {
+    let seconds: libc::c_int = 60;
+    // SAFETY: the pointer and the length are those of `seconds`.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of_val(&seconds) as libc::socklen_t,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Says each step in a line of its own, and takes the next when it is told to.
+fn say(what: &str) {
+    // In one piece, and not through the harness.
+    io::stdout()
+        .write_all(format!("\n@{what}\n").as_bytes())
+        .unwrap();
+    io::stdout().flush().unwrap();
+}
+
+fn serve_as(addr: SocketAddr, n: usize, tag: u8, how: &[&str]) {
+    let mut options = Options::new();
+    if how.contains(&"defers") {
+        // A client that says nothing stays a half-open request (tcp(7)).
+        options = options.before_bind(|socket| defer_accept(&socket));
+    }
+    let (group, generation) = match options.generation(addr, n) {
+        Ok(opened) => opened,
+        Err(error) => return say(&format!("error {error}")),
+    };
+    let descriptors = util::descriptors();
+    say(&format!("open {}", generation.predecessor().unwrap_or(0)));
+    let served = Arc::new(AtomicUsize::new(0));
+    let roster = group.roster();
+    let workers: Vec<_> = group
+        .into_iter()
+        .map(|member| {
+            let (served, roster, number) = (served.clone(), roster.clone(), member.index());
+            thread::spawn(move || {
+                let listener = member.into_std();
+                loop {
+                    match listener.accept() {
+                        Ok((mut stream, _)) => {
+                            let mut byte = [0];
+                            if stream.read(&mut byte).is_ok_and(|len| len == 1) {
+                                let answer = if byte[0] == WHO { tag } else { byte[0] };
+                                if stream.write_all(&[answer]).is_ok() {
+                                    served.fetch_add(1, Ordering::Relaxed);
+                                }
+                            }
+                        }
+                        Err(_) if roster.has_left(number) => return,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    let generation = Arc::new(generation);
+    let own = generation.clone();
+    thread::spawn(move || {
+        let mut line = String::new();
+        while io::stdin().read_line(&mut line).is_ok_and(|len| len > 0) {
+            match line.trim() {
+                "take" => {
+                    say("taking");
+                    let taking = own.clone();
+                    thread::spawn(move || match taking.take_over_blocking(PATIENCE) {
+                        Ok(lost) => say(&format!("taken {lost}")),
+                        Err(error) => say(&format!("error {error}")),
+                    });
+                }
+                "descriptors" => say(&format!("descriptors {}", util::descriptors())),
+                other => panic!("{other}"),
+            }
+            line.clear();
+        }
+        // The test is over, well or not.
+        std::process::exit(1);
+    });
+    if how.contains(&"at-once") {
+        let lost = generation.take_over_blocking(PATIENCE).unwrap();
+        say(&format!("taken {lost}"));
+    }
+    generation.relieved_blocking();
+    for worker in workers {
+        worker.join().unwrap();
+    }
+    say(&format!(
+        "served {} {descriptors}",
+        served.load(Ordering::Relaxed)
+    ));
+    if how.contains(&"lingers") {
+        loop {
+            thread::park();
+        }
+    }
+}
+
+/// A server in a process of its own, killed at the latest when this is dropped.
+struct Process {
+    child: std::process::Child,
+    said: mpsc::Receiver<String>,
+}
+
+impl Process {
+    fn start(addr: SocketAddr, n: usize, tag: u8, how: &str) -> Self {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "server", "--nocapture", "--test-threads=1"])
+            .env(SERVER, format!("{addr} {n} {tag} {how}"))
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped());
+        let mut child = util::spawn(&mut command).unwrap();
+        let stdout = io::BufReader::new(child.stdout.take().unwrap());
+        let (tell, said) = mpsc::channel();
+        thread::spawn(move || {
+            for line in io::BufRead::lines(stdout).map_while(Result::ok) {
+                if let Some(said) = line.strip_prefix('@') {
+                    if tell.send(said.to_owned()).is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Self { child, said }
+    }
+
+    /// Starts it, and waits until its group is open; its predecessor.
+    fn opened(addr: SocketAddr, n: usize, tag: u8, how: &str) -> (Self, u32) {
+        let this = Self::start(addr, n, tag, how);
+        let predecessor = this.hear("open").parse().unwrap();
+        (this, predecessor)
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    #[track_caller]
+    fn hear(&self, what: &str) -> String {
+        let said = self.said.recv_timeout(PATIENCE).unwrap();
+        match said.split_once(' ').unwrap_or((&said, "")) {
+            (word, rest) if word == what => rest.to_owned(),
+            _ => panic!("{what} was expected: {said}"),
+        }
+    }
+
+    fn tell(&mut self, what: &str) {
+        let stdin = self.child.stdin.as_mut().unwrap();
+        stdin.write_all(format!("{what}\n").as_bytes()).unwrap();
+    }
+
+    /// Takes over, and says how many are lost.
+    #[track_caller]
+    fn take_over(&mut self) -> u32 {
+        self.tell("take");
+        self.hear("taking");
+        self.hear("taken").parse().unwrap()
+    }
+
+    /// It ends by itself; how many it has served.
+    fn ends(mut self) -> usize {
+        let served = self.hear("served");
+        self.exits();
+        served.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    fn exits(&mut self) {
+        // Which wait() would close, and so end it.
+        let _stdin = self.child.stdin.take();
+        assert!(self.child.wait().unwrap().success());
+    }
+
+    /// SIGKILL; when this returns, all that it had is closed.
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Connections of which each is answered by that server.
+#[track_caller]
+fn assert_all_answered(addr: SocketAddr, tag: u8) {
+    for number in 0..200 {
+        match ask(addr, WHO) {
+            Ok(answer) => assert_eq!(answer, tag, "connection {number}"),
+            Err(error) => panic!("connection {number}: {error}"),
+        }
+    }
+}
+
+fn processes_relieve_each_other(how: &str) {
+    in_namespace("processes that relieve each other", || {
+        let addr = SocketAddr::new(V4, PORT);
+        let before = Counters::read();
+        let (mut old, none) = Process::opened(addr, 2, 1, how);
+        assert_eq!((none, old.take_over()), (0, 0));
+        let loading = Loading::start(addr);
+        let mut served = 0;
+        for (tag, n) in [(2, 3), (3, 1), (4, 2)] {
+            loading.go_on();
+            let (mut new, predecessor) = Process::opened(addr, n, tag, how);
+            assert_eq!(predecessor, old.pid());
+            assert_eq!(ask(addr, WHO).unwrap(), tag - 1);
+            assert_eq!(new.take_over(), 0);
+            served += old.ends();
+            loading.go_on();
+            assert_eq!(ask(addr, WHO).unwrap(), tag);
+            old = new;
+        }
+        let outcomes = loading.stop();
+        assert_nothing_lost(&outcomes, &Counters::read().since(&before));
+        let (mut last, _) = Process::opened(addr, 1, 9, how);
+        assert_eq!(last.take_over(), 0);
+        served += old.ends();
+        assert_eq!(served, outcomes.answered + 6);
+    });
+}
+
+#[test]
+fn processes_relieve_each_other_under_load() {
+    processes_relieve_each_other("");
+}
+
+#[test]
+fn processes_without_privilege_relieve_each_other_under_load() {
+    processes_relieve_each_other("nobody");
+}
+
+#[test]
+fn killed_before_it_has_taken_over() {
+    in_namespace("a new process dies", || {
+        let addr = SocketAddr::new(V4, PORT);
+        let (mut old, _) = Process::opened(addr, 2, 1, "nobody");
+        old.take_over();
+        for n in [1, 2, 3] {
+            let loading = Loading::start(addr);
+            loading.go_on();
+            let (new, _) = Process::opened(addr, n, 2, "nobody");
+            loading.go_on();
+            new.kill();
+            loading.go_on();
+            let outcomes = loading.stop();
+            assert_eq!(outcomes.lost(), 0, "{outcomes}");
+            assert_all_answered(addr, 1);
+        }
+        let (mut third, predecessor) = Process::opened(addr, 2, 3, "nobody");
+        assert_eq!(predecessor, old.pid());
+        assert_eq!(third.take_over(), 0);
+        old.ends();
+        assert_all_answered(addr, 3);
+    });
+}
+
+#[test]
+fn killed_while_it_takes_over() {
+    in_namespace("a new process dies while it takes over", || {
+        let addr = SocketAddr::new(V4, PORT);
+        for (n, m) in [(1, 1), (2, 3), (3, 2), (3, 1)] {
+            let (mut old, _) = Process::opened(addr, n, 1, "nobody defers");
+            old.take_over();
+            let mut silent = TcpStream::connect(addr).unwrap();
+            let (mut new, _) = Process::opened(addr, m, 2, "nobody");
+            new.tell("take");
+            new.hear("taking");
+            util::until(|| (ask(addr, WHO).unwrap() == 2).then_some(()));
+            new.kill();
+            // Of what comes from here on it had nothing.
+            assert_all_answered(addr, 1);
+            silent.write_all(&[WHO]).unwrap();
+            let mut answer = [0];
+            silent.read_exact(&mut answer).unwrap();
+            assert_eq!(answer, [1]);
+
+            let (mut third, predecessor) = Process::opened(addr, m, 3, "nobody");
+            assert_eq!(predecessor, old.pid());
+            assert_eq!(third.take_over(), 0);
+            old.ends();
+            assert_all_answered(addr, 3);
+            third.kill();
+        }
+    });
+}
+
+/// Somebody serves, whenever the new one is killed: the old one until it has let go.
+#[test]
+fn killed_at_any_instant() {
+    in_namespace("a new process dies at any instant", || {
+        let addr = SocketAddr::new(V4, PORT);
+        let mut running: Option<Process> = None;
+        let mut went_on = 0;
+        for at in 0..24 {
+            let (n, m) = [(1, 1), (2, 2), (3, 1), (3, 2)][at % 4];
+            let mut old = running.take().unwrap_or_else(|| {
+                let (mut old, predecessor) = Process::opened(addr, n, 1, "nobody");
+                assert_eq!((predecessor, old.take_over()), (0, 0));
+                old
+            });
+            let (mut new, _) = Process::opened(addr, m, 2, "nobody");
+            new.tell("take");
+            new.hear("taking");
+            // What a takeover takes, in steps.
+            thread::sleep(Duration::from_millis(3) * at as u32);
+            new.kill();
+            // It had let go before, and then ends; or it learns of the death, and goes on.
+            match old.said.recv_timeout(Duration::from_millis(300)) {
+                Ok(said) => {
+                    assert!(said.starts_with("served"), "{said}");
+                    old.exits();
+                }
+                Err(_) => {
+                    assert_all_answered(addr, 1);
+                    went_on += 1;
+                    running = Some(old);
+                }
+            }
+        }
+        println!("went on {went_on} of 24 times");
+        assert!(went_on > 0);
+    });
+}
+
+#[test]
+fn the_old_one_is_killed() {
+    in_namespace("an old process dies", || {
+        let addr = SocketAddr::new(V4, PORT);
+        for (n, m) in [(1, 1), (2, 3), (3, 1)] {
+            for begun in [false, true] {
+                let (mut old, _) = Process::opened(addr, n, 1, "nobody defers");
+                old.take_over();
+                let _silent = TcpStream::connect(addr).unwrap();
+                let (mut new, _) = Process::opened(addr, m, 2, "nobody");
+                if begun {
+                    new.tell("take");
+                    new.hear("taking");
+                    util::until(|| (ask(addr, WHO).unwrap() == 2).then_some(()));
+                }
+                old.kill();
+                let begin = Instant::now();
+                util::until(|| ask(addr, WHO).is_ok_and(|tag| tag == 2).then_some(()));
+                let took = begin.elapsed();
+                assert!(took < Duration::from_secs(1), "{took:?}");
+                assert_all_answered(addr, 2);
+                // The one that was silent is lost.
+                let lost: u32 = match begun {
+                    true => new.hear("taken").parse().unwrap(),
+                    false => new.take_over(),
+                };
+                assert_eq!(lost, 1);
+                assert_all_answered(addr, 2);
+                let (mut third, predecessor) = Process::opened(addr, 2, 3, "nobody");
+                assert_eq!(predecessor, new.pid());
+                assert_eq!(third.take_over(), 0);
+                new.ends();
+                assert_all_answered(addr, 3);
+                third.kill();
+            }
+        }
+    });
+}
+
+/// The one before has been relieved, and is in nobody's way, however long it lives.
+#[test]
+fn killed_after_it_has_taken_over() {
+    in_namespace("a new process dies after it has taken over", || {
+        let addr = SocketAddr::new(V4, PORT);
+        let (mut old, _) = Process::opened(addr, 2, 1, "nobody lingers");
+        old.take_over();
+        let (mut new, _) = Process::opened(addr, 2, 2, "nobody");
+        assert_eq!(new.take_over(), 0);
+        old.hear("served");
+        assert_all_answered(addr, 2);
+        new.kill();
+        assert_eq!(
+            ask(addr, WHO).unwrap_err().kind(),
+            ErrorKind::ConnectionRefused
+        );
+        let (mut third, predecessor) = Process::opened(addr, 2, 3, "nobody");
+        assert_eq!((predecessor, third.take_over()), (0, 0));
+        assert_all_answered(addr, 3);
+    });
+}
+
+#[test]
+fn several_start_at_once() {
+    in_namespace("several new processes at once", || {
+        let addr = SocketAddr::new(V4, PORT);
+        for (many, runs) in [(2, false), (5, false), (2, true), (5, true)] {
+            let mut all: Vec<Process> = Vec::new();
+            let mut predecessors = Vec::new();
+            let mut loading = None;
+            if runs {
+                let (mut first, predecessor) = Process::opened(addr, 2, 100, "");
+                first.take_over();
+                predecessors.push(predecessor);
+                all.push(first);
+                loading = Some(Loading::start(addr));
+            }
+            let started: Vec<_> = (0..many)
+                .map(|tag| Process::start(addr, 1 + usize::from(tag) % 3, tag, "at-once"))
+                .collect();
+            for process in started {
+                predecessors.push(process.hear("open").parse().unwrap());
+                assert_eq!(process.hear("taken"), "0");
+                all.push(process);
+            }
+            // One has none before it, and each other has one of its own; one is nobody's.
+            let mut sorted = predecessors.clone();
+            sorted.sort_unstable();
+            sorted.dedup();
+            assert_eq!(sorted.len(), all.len(), "{predecessors:?}");
+            assert_eq!(sorted[0], 0, "{predecessors:?}");
+            let last = all
+                .iter()
+                .position(|one| !sorted.contains(&one.pid()))
+                .unwrap();
+            let last = all.remove(last);
+            for process in all {
+                process.ends();
+            }
+            let tag = ask(addr, WHO).unwrap();
+            assert_all_answered(addr, tag);
+            if let Some(loading) = loading {
+                loading.go_on();
+                let outcomes = loading.stop();
+                assert_eq!(outcomes.lost(), 0, "{outcomes}");
+            }
+            last.kill();
+        }
+    });
+}
