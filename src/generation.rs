@@ -97,8 +97,8 @@ impl Generation {
     ///
     /// From then on the listeners of async runtimes should be dropped, and whoever waits in a
     /// blocking accept(2) gets [`InvalidInput`](std::io::ErrorKind::InvalidInput). Where the next
-    /// process has fewer members, that error may come to some of them shortly before. Every worker
-    /// can have a future of its own.
+    /// process has one member and this one several, one of them gets that some milliseconds before.
+    /// Every worker can have a future of its own.
     ///
     /// Under [connection ids](crate::Steering::ConnectionIds) it is the time from which no new flow
     /// comes; the sockets stay open until the flows have ended.

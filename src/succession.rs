@@ -324,16 +324,16 @@ impl Succession {
         self.taken.put(lost);
     }
 
-    fn elders(&self) -> Result<Vec<(usize, Emptying)>, Error> {
+    fn elders(&self) -> Result<Vec<Emptying>, Error> {
         let table = self.roster.table();
         let mut elders = Vec::new();
-        for (number, fd) in table.elders() {
+        for (_, fd) in table.elders() {
             let copy = fd.try_clone().map_err(|error| {
                 let what = format!("cannot empty the members before on {}", self.addr);
                 Error::system(what, error).at(self.addr)
             })?;
             if let Some(weak) = Weak::new(sys::borrow(&copy)) {
-                elders.push((number, Emptying::new(copy, &weak, self.addr)));
+                elders.push(Emptying::new(copy, &weak, self.addr));
             }
         }
         Ok(elders)
@@ -343,10 +343,10 @@ impl Succession {
         let is_over = || elder.is_gone() || until.is_some_and(|until| Instant::now() >= until);
         let migrates = sys::migrates();
         let mut elders = self.elders()?;
-        let wait = |elders: &mut [(usize, Emptying)]| loop {
+        let wait = |elders: &mut [Emptying]| loop {
             let left: u32 = match migrates {
                 true => 0,
-                false => elders.iter_mut().map(|(_, elder)| elder.left()).sum(),
+                false => elders.iter_mut().map(Emptying::left).sum(),
             };
             if left == 0 || is_over() {
                 break left;
@@ -358,37 +358,26 @@ impl Succession {
         sys::barrier();
         wait(&mut elders);
         let _turn = self.roster.turn();
-        let pillar = self.roster.table().pillar();
         let mut lost = 0;
-        match pillar {
-            Some(place) => {
-                // While they go, members change places, and one that does not gets what is new.
-                self.roster.table().steer_to(place)?;
-                for (_, elder) in &elders {
-                    // Refused where it is restricted to a device, as for Leaving.
-                    let _ = sys::hide(elder.socket());
-                }
-                sys::barrier();
-                lost += wait(&mut elders);
-            }
-            None => {
-                // While one goes, the hash may choose any other that is there, so that each is
-                // emptied anew.
-                for (number, emptying) in &mut elders {
-                    let _ = sys::hide(emptying.socket());
-                    sys::barrier();
-                    lost += loop {
-                        let left = if migrates { 0 } else { emptying.left() };
-                        if left == 0 || is_over() {
-                            break left;
-                        }
-                        thread::sleep(PAUSE);
-                    };
-                    let socket = Some(emptying.socket());
-                    self.roster.table().depart(*number, socket)?;
-                }
-            }
+        let leans = self.roster.table().lean()?;
+        if !leans && elders.len() > 1 {
+            // This one has one member, which is the last and moves with the first that goes. For that
+            // instant the hash chooses, and the others have to be emptied anew.
+            let mut first = elders.remove(0);
+            let _ = sys::hide(first.socket());
+            sys::barrier();
+            lost += wait(std::slice::from_mut(&mut first));
+            self.roster.table().bury_first()?;
+            sys::barrier();
+            wait(&mut elders);
+            self.roster.table().lean()?;
         }
+        for elder in &elders {
+            // Refused where it is restricted to a device, as for Leaving.
+            let _ = sys::hide(elder.socket());
+        }
+        sys::barrier();
+        lost += wait(&mut elders);
         elder.dismiss(FAREWELL * 5);
         drop(elders);
         self.roster.table().bury()?;
@@ -410,7 +399,7 @@ impl Succession {
         let left = loop {
             let readable = elders
                 .iter()
-                .any(|(_, elder)| sys::is_readable(elder.socket()).unwrap_or(false));
+                .any(|elder| sys::is_readable(elder.socket()).unwrap_or(false));
             let is_over = elder.is_gone() || until.is_some_and(|until| Instant::now() >= until);
             if !readable || is_over {
                 break u32::from(readable);

@@ -497,10 +497,13 @@ impl Table {
         number: usize,
         fd: Option<BorrowedFd<'_>>,
     ) -> Result<(), Error> {
+        let was_steered = self.ordered && !self.stays(number);
         if let Some(fd) = fd {
+            if was_steered && self.kind == Kind::Tcp {
+                self.lean()?;
+            }
             sys::leave(self.kind, fd);
         }
-        let was_steered = self.ordered && !self.stays(number);
         self.strike(number);
         self.notice()?;
         match was_steered {
@@ -616,38 +619,58 @@ impl Table {
         self.attach_current()
     }
 
-    /// A place whose member stays and is not moved while all others that do not stay are taken out.
-    ///
-    /// The last one moves when another leaves, so that is a place that is not the last until then.
-    pub(crate) fn pillar(&self) -> Option<usize> {
-        let stays = |entry: &Entry| self.stays(entry.number);
-        let stayers = self.members.iter().filter(|entry| stays(entry)).count();
-        let place = self.members.iter().position(stays)?;
-        (place <= stayers).then_some(place)
+    /// A place whose member stays and is not moved when any other leaves, as only the last one is.
+    fn pillar(&self) -> Option<usize> {
+        let last = self.members.len().checked_sub(1)?;
+        let place = self
+            .members
+            .iter()
+            .position(|entry| self.stays(entry.number))?;
+        (place < last).then_some(place)
     }
 
-    /// Gives everything that is new to the member in one place.
-    pub(crate) fn steer_to(&self, place: usize) -> Result<(), Error> {
-        let Some(via) = self.open_member() else {
-            return Ok(());
+    /// Gives everything that is new to a member that does not move while another leaves, so that at
+    /// no instant the program names a place in which somebody else stands, or nobody.
+    ///
+    /// False where there is none: the only one that stays is the last. Then, for an instant, the hash
+    /// chooses among all that are left.
+    pub(crate) fn lean(&self) -> Result<bool, Error> {
+        let Some(place) = self.pillar() else {
+            return Ok(false);
         };
-        let program = Dispatch::Program(program::only(place));
-        sys::dispatch(sys::borrow(&via), &program).map_err(|error| self.refused(error))
+        if let Some(via) = self.open_member() {
+            let program = Dispatch::Program(program::only(place));
+            sys::dispatch(sys::borrow(&via), &program).map_err(|error| self.refused(error))?;
+        }
+        Ok(true)
     }
 
     /// Takes all members of the generation before out.
     pub(crate) fn bury(&mut self) -> Result<(), Error> {
-        let elders: Vec<_> = self.elders().map(|(number, _)| number).collect();
-        for number in elders {
-            if let Some(place) = self.place_of(number) {
-                let Entry { socket, .. } = &self.members[place];
-                if let Held::Elder(fd) = socket {
-                    sys::leave(self.kind, sys::borrow(fd));
-                }
-                self.members.swap_remove(place);
-            }
-        }
+        while self.bury_one()? {}
         self.attach_current()
+    }
+
+    /// Takes the first member of the generation before out.
+    pub(crate) fn bury_first(&mut self) -> Result<(), Error> {
+        self.bury_one()?;
+        self.attach_current()
+    }
+
+    fn bury_one(&mut self) -> Result<bool, Error> {
+        let is_elder = |entry: &Entry| matches!(entry.socket, Held::Elder(_));
+        let Some(place) = self.members.iter().position(is_elder) else {
+            return Ok(false);
+        };
+        // Not for datagrams: those of a flow are for one member only.
+        if self.kind == Kind::Tcp {
+            self.lean()?;
+        }
+        if let Held::Elder(fd) = &self.members[place].socket {
+            sys::leave(self.kind, sys::borrow(fd));
+        }
+        self.members.swap_remove(place);
+        Ok(true)
     }
 
     /// The takeover is given up: who is in the group is known no more.
