@@ -64,6 +64,12 @@ pub(crate) mod sealed {
     }
 }
 
+impl sealed::ToAddr for Target {
+    fn target(&self) -> Result<Target, Error> {
+        Ok(*self)
+    }
+}
+
 /// An address as it was asked for, before the family is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {

@@ -34,12 +34,7 @@ fn whole(fd: OwnedFd, kind: Kind, nonblocking: bool) -> Result<OwnedFd, Error> {
 /// Takes a socket that shares its port, in the mode that std's sockets have.
 pub(crate) fn member(fd: OwnedFd, kind: Kind) -> Result<Adopted, Error> {
     let adopted = socket(fd, kind)?;
-    let refuse = |why| Err(Error::invalid(cannot(&adopted.fd), why).at(adopted.addr));
-    let shared = sys::is_shared(sys::borrow(&adopted.fd))
-        .map_err(|error| Error::system(cannot(&adopted.fd), error).at(adopted.addr))?;
-    if !shared {
-        return refuse("it does not share its port: SO_REUSEPORT is not set on it");
-    }
+    check_shared(&adopted.fd, adopted.addr)?;
     let Adopted { addr, .. } = adopted;
     Ok(Adopted {
         fd: adopted.in_mode(false)?,
@@ -55,6 +50,24 @@ impl Adopted {
             .map_err(|error| Error::system(cannot(&fd), error).at(addr))?;
         trace::adopted(kind, addr);
         Ok(fd)
+    }
+}
+
+/// The address of a listener or UDP socket that shares its port, which is left as it is.
+pub(crate) fn look(fd: &OwnedFd, kind: Kind) -> Result<SocketAddr, Error> {
+    let found = inspect(fd, kind, || cannot(fd))?;
+    let addr = judge(&found, kind).map_err(|why| Error::invalid(cannot(fd), why))?;
+    check_shared(fd, addr).map(|()| addr)
+}
+
+fn check_shared(fd: &OwnedFd, addr: SocketAddr) -> Result<(), Error> {
+    match sys::is_shared(sys::borrow(fd)) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let why = "it does not share its port: SO_REUSEPORT is not set on it";
+            Err(Error::invalid(cannot(fd), why).at(addr))
+        }
+        Err(error) => Err(Error::system(cannot(fd), error).at(addr)),
     }
 }
 

@@ -100,6 +100,15 @@ impl<S: Socket> Group<S> {
         options: Options,
     ) -> Self {
         let roster = Roster::new(addr, members.len(), spread, new, options);
+        Self::of(addr, members, spread, roster)
+    }
+
+    pub(crate) fn of(
+        addr: SocketAddr,
+        members: Vec<Member<S>>,
+        spread: Spread,
+        roster: Roster<S>,
+    ) -> Self {
         Self {
             addr,
             members,

@@ -7,9 +7,10 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::emptying::{Emptying, PAUSE};
 use crate::roster::Shared;
 use crate::slot::Slot;
-use crate::sys::{self, Kind, OwnedFd, Requests, Weak};
+use crate::sys::{self, Kind, OwnedFd, Weak};
 use crate::table::Departure;
 use crate::{Error, Promise, trace};
 
@@ -173,43 +174,12 @@ impl Drop for Settled {
     }
 }
 
-/// How often the kernel is asked what is left.
-const PAUSE: Duration = Duration::from_millis(3);
-
 /// What the thread needs that waits.
 struct Settling {
     /// None: for ever.
     until: Option<Instant>,
     given_up: Arc<AtomicBool>,
     told: Arc<Slot<Result<u32, Error>>>,
-}
-
-/// A TCP listener that leaves.
-struct Listener<'a> {
-    socket: &'a OwnedFd,
-    owner: Weak,
-    requests: Requests,
-    /// Without a count: the time until which handshakes are waited for.
-    quiet: Option<Instant>,
-}
-
-impl Listener<'_> {
-    /// How many requests it still has.
-    fn left(&mut self) -> u32 {
-        let queued = || sys::queue(sys::borrow(self.socket)).map_or(0, |queue| queue.len);
-        match self.quiet {
-            Some(quiet) => queued().max(u32::from(Instant::now() < quiet)),
-            None => match self.requests.left(sys::borrow(self.socket)) {
-                Ok(left) => left,
-                Err(_) => {
-                    /// As long as a SYN-ACK that was lost twice.
-                    const QUIET: Duration = Duration::from_secs(3);
-                    self.quiet = Some(Instant::now() + QUIET);
-                    1
-                }
-            },
-        }
-    }
 }
 
 impl Settling {
@@ -231,17 +201,7 @@ impl Settling {
         let kind = roster.table().kind();
         match kind {
             Kind::Tcp => {
-                let requests = Requests::of(&owner, addr);
-                self.settle(
-                    roster,
-                    number,
-                    Listener {
-                        socket: &socket,
-                        owner,
-                        requests,
-                        quiet: None,
-                    },
-                );
+                self.settle(roster, number, owner, Emptying::new(socket, &owner, addr));
             }
             Kind::Udp => {
                 let turn = roster.turn();
@@ -265,12 +225,12 @@ impl Settling {
         }
     }
 
-    fn settle(&self, roster: &Shared, number: usize, mut listener: Listener<'_>) {
+    fn settle(&self, roster: &Shared, number: usize, owner: Weak, mut listener: Emptying) {
         let migrates = sys::migrates();
-        let is_over = |listener: &Listener<'_>| self.is_over() || !listener.owner.is_open();
+        let is_over = || self.is_over() || !owner.is_open();
         // From here on no processor uses an older program.
         sys::barrier();
-        while !migrates && listener.left() > 0 && !is_over(&listener) {
+        while !migrates && listener.left() > 0 && !is_over() {
             if self.given_up.load(Ordering::Relaxed) {
                 return roster.stay(number);
             }
@@ -285,32 +245,28 @@ impl Settling {
         }
         // Refused where it is restricted to a device: then what arrives at the instant of the close
         // may be lost.
-        let _ = sys::hide(sys::borrow(listener.socket));
+        let _ = sys::hide(listener.socket());
         sys::barrier();
         let left = loop {
             let left = if migrates { 0 } else { listener.left() };
-            if left == 0 || is_over(&listener) {
+            if left == 0 || is_over() {
                 break left;
             }
             thread::sleep(PAUSE);
         };
-        if sys::is_blocking(sys::borrow(listener.socket)) {
+        if sys::is_blocking(listener.socket()) {
             // Its worker may wait in accept(2), and is woken by this only.
-            let departed = roster
-                .table()
-                .depart(number, Some(sys::borrow(listener.socket)));
+            let departed = roster.table().depart(number, Some(listener.socket()));
             return self.tell(departed.map(|()| left));
         }
         // To be dropped without an error in its worker's log, which is why others wait.
         self.tell(Ok(left));
         let patience = Instant::now() + Duration::from_millis(100);
-        while listener.owner.is_open() && Instant::now() < patience {
+        while owner.is_open() && Instant::now() < patience {
             thread::sleep(Duration::from_millis(1));
         }
         // It has been told already, so that an error can only be traced.
-        let departed = roster
-            .table()
-            .depart(number, Some(sys::borrow(listener.socket)));
+        let departed = roster.table().depart(number, Some(listener.socket()));
         let _ = departed.inspect_err(trace::refused);
         drop(turn);
     }

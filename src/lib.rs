@@ -16,8 +16,11 @@
 mod addr;
 mod adopt;
 mod dial;
+mod emptying;
 mod error;
+mod generation;
 mod group;
+mod handover;
 mod holder;
 mod leaving;
 mod member;
@@ -33,6 +36,7 @@ mod slot;
 mod socket;
 mod spread;
 mod steering;
+mod succession;
 mod support;
 mod sys;
 mod table;
@@ -51,6 +55,7 @@ pub use backends::Std;
 #[cfg(feature = "tokio")]
 pub use backends::Tokio;
 pub use error::Error;
+pub use generation::{Generation, Relieved, TakeOver};
 pub use group::Group;
 pub use holder::Holder;
 pub use leaving::{Leaving, Settled};

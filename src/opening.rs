@@ -51,6 +51,16 @@ impl<'a> Opening<'a> {
         self.place.addr
     }
 
+    /// What a group on this address is called among the processes of this user: one name for each
+    /// group that the kernel tells apart.
+    pub(crate) fn name(&self) -> Vec<u8> {
+        let Place { addr, only_v6, .. } = &self.place;
+        let only = if *only_v6 == Some(true) { "6" } else { "" };
+        let device = self.options.device.as_deref().unwrap_or_default();
+        let (kind, uid) = (self.kind.name(), sys::user());
+        format!("reuseport/{uid}/{kind}{only}/{addr}/{device}").into_bytes()
+    }
+
     /// A socket that joins others must not replace the program of their group.
     pub(crate) fn check_unsteered(&self) -> Result<(), Error> {
         if matches!(self.options.steering, Steering::Hash) {

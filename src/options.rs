@@ -6,7 +6,10 @@ use std::sync::Arc;
 use crate::addr::sealed::ToAddr as _;
 use crate::opening::{Opening, Purpose};
 use crate::sys::{BorrowedFd, Kind, Socket};
-use crate::{Error, Family, Group, Net, ReusePort, Spread, Steering, ToAddr, dial, group, trace};
+use crate::{
+    Error, Family, Generation, Group, Net, ReusePort, Spread, Steering, ToAddr, dial, group,
+    succession, trace,
+};
 
 /// How to open sockets that share a port.
 ///
@@ -233,6 +236,49 @@ impl Options {
     /// As [`group`](Self::group).
     pub fn packet_group(&self, addr: impl ToAddr, n: usize) -> Result<Group<UdpSocket>, Error> {
         group::open(self, addr, n).inspect_err(trace::refused)
+    }
+
+    /// Opens `n` TCP listeners as the next process of a server, which relieves the one that runs.
+    ///
+    /// Where none runs, this is the first, and the group is new as with [`group`](Self::group).
+    /// Where one runs, the group stands beside its, and gets nothing before
+    /// [`Generation::take_over`]. Of two processes that come at once one is relieved by the other.
+    ///
+    /// On Linux only, for groups that have a [queue each](Spread::Kernel). It waits for the process
+    /// before to answer, which is a matter of milliseconds, unless that is being relieved itself: so
+    /// it is for the beginning of a program, before it serves.
+    ///
+    /// # Errors
+    ///
+    /// As [`group`](Self::group). [`InvalidInput`](io::ErrorKind::InvalidInput) for port 0 and where
+    /// somebody else of this user shares the port too. [`TimedOut`](io::ErrorKind::TimedOut) where
+    /// the process before does not answer within 75 seconds,
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied) where it is another user's, and
+    /// [`InvalidData`](io::ErrorKind::InvalidData) where it speaks another version.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) where the system cannot be told whom to choose.
+    pub fn generation(
+        &self,
+        addr: impl ToAddr,
+        n: usize,
+    ) -> Result<(Group<TcpListener>, Generation), Error> {
+        succession::open(self, addr, n).inspect_err(trace::refused)
+    }
+
+    /// Opens `n` UDP sockets as the next process of a server, which relieves the one that runs.
+    ///
+    /// As [`generation`](Self::generation). Under
+    /// [connection ids](crate::Steering::ConnectionIds) the process before keeps the flows that it
+    /// has: so the members' [numbers](crate::Member::index) are others than those of its members.
+    ///
+    /// # Errors
+    ///
+    /// As [`generation`](Self::generation).
+    pub fn packet_generation(
+        &self,
+        addr: impl ToAddr,
+        n: usize,
+    ) -> Result<(Group<UdpSocket>, Generation), Error> {
+        succession::open(self, addr, n).inspect_err(trace::refused)
     }
 
     /// Connects to `remote` from a port that listeners share.

@@ -120,6 +120,11 @@ pub(crate) fn weighted(kind: Kind, shares: &[(usize, u32)]) -> Vec<Instruction> 
     program
 }
 
+/// Everything to one index.
+pub(crate) fn only(index: usize) -> Vec<Instruction> {
+    vec![op(RET, index as u32)]
+}
+
 /// The same program, which leaves to another what it left to the hash.
 pub(crate) fn or_else(mut program: Vec<Instruction>, rest: &[Instruction]) -> Vec<Instruction> {
     let len = program.len();

@@ -84,6 +84,10 @@ impl<S: Socket> Roster<S> {
         Self(Arc::new(shared), PhantomData)
     }
 
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.0)
+    }
+
     pub(crate) fn remember(&self, members: &[Member<S>]) {
         self.0.table().remember(members);
     }
@@ -97,7 +101,7 @@ impl<S: Socket> Roster<S> {
         let _turn = self.0.turn();
         let mut table = self.0.table();
         let _ = table.notice().inspect_err(trace::refused);
-        table.places().unwrap_or_default()
+        table.own_places().unwrap_or_default()
     }
 
     /// Changes how the kernel chooses among the members that are left.

@@ -181,35 +181,35 @@ impl Steering {
     /// The program for members that stand in `places`, by the kernel's index.
     ///
     /// Members of the list have left when they are in no place. `stays` says who is to get what is
-    /// new; where somebody is not, nothing is left to the hash, which would choose it.
+    /// new; where others stand or are to come, nothing `by_hash`, which would choose them.
     pub(crate) fn dispatch(
         &self,
         kind: Kind,
         places: &[usize],
         stays: impl Fn(usize) -> bool,
+        by_hash: bool,
         cpus: &[usize],
     ) -> Result<Dispatch<'_>, String> {
         let stayers = || {
             let places = places.iter().copied().enumerate();
             places.filter(|&(_, member)| stays(member))
         };
-        let all_stay = stayers().count() == places.len();
         let equal = || {
             program::weighted(
                 kind,
                 &stayers().map(|(index, _)| (index, 1)).collect::<Vec<_>>(),
             )
         };
-        let rest = |program| match all_stay {
+        let rest = |program| match by_hash {
             true => program,
             false => program::or_else(program, &equal()),
         };
         let program = match self {
-            Self::Hash if all_stay => return Ok(Dispatch::Hash),
-            Self::Ebpf(program) if all_stay => {
+            Self::Hash if by_hash => return Ok(Dispatch::Hash),
+            Self::Ebpf(program) if by_hash => {
                 return Ok(Dispatch::Ebpf(sys::borrow(&**program)));
             }
-            Self::Program(program) if all_stay => program.clone(),
+            Self::Program(program) if by_hash => program.clone(),
             Self::Hash | Self::Ebpf(_) | Self::Program(_) => equal(),
             Self::Cpu => {
                 let indices: Vec<_> = stayers()
@@ -224,7 +224,7 @@ impl Steering {
                 let shares: Vec<_> = stayers().map(share).collect();
                 // All that had a weight have left.
                 match shares.iter().all(|share| share.1 == 0) {
-                    true if all_stay => return Ok(Dispatch::Hash),
+                    true if by_hash => return Ok(Dispatch::Hash),
                     true => equal(),
                     false => program::weighted(kind, &shares),
                 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use crate::opening::{Opening, Purpose};
 use crate::sys::{self, AsFd, BorrowedFd, Dispatch, Kind, OwnedFd, Weak};
-use crate::{Error, Member, Options, Promise, Socket, Spread, Steering, trace};
+use crate::{Error, Member, Options, Promise, Socket, Spread, Steering, program, trace};
 
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -26,17 +26,52 @@ pub(crate) struct Table {
     /// Those who get nothing new.
     leaving: Vec<usize>,
     steering: Steering,
+    phase: Phase,
     /// The processors when `Cpu` was first set: a worker that closes its member may use only one.
     cpus: Vec<usize>,
     /// Has SO_INCOMING_CPU been set on the members, where only their owners can take it back?
     pinned: bool,
 }
 
+/// Who decides on the group: see [`Generation`](crate::Generation).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// This process.
+    Ours,
+    /// The one before it still, whose members get everything.
+    Theirs,
+    /// Another process, to which the members have been given.
+    GivenAway,
+}
+
 #[derive(Debug)]
 struct Entry {
     number: usize,
-    /// None where nobody asked for it yet, and where the system cannot tell.
-    socket: Option<Weak>,
+    socket: Held,
+}
+
+#[derive(Debug)]
+enum Held {
+    /// Nobody asked for it yet, or the system cannot tell.
+    Unknown,
+    /// Its owner is in this process.
+    Seen(Weak),
+    /// A member of the generation before, whose owner is in another process.
+    Elder(OwnedFd),
+}
+
+impl Held {
+    fn of(fd: BorrowedFd<'_>) -> Self {
+        Weak::new(fd).map_or(Self::Unknown, Self::Seen)
+    }
+
+    fn upgrade(&self) -> Option<OwnedFd> {
+        match self {
+            Self::Unknown => None,
+            Self::Seen(weak) => weak.upgrade(),
+            Self::Elder(fd) => fd.try_clone().ok(),
+        }
+    }
 }
 
 /// A member that leaves.
@@ -59,7 +94,7 @@ impl Table {
     ) -> Self {
         let entry = |number| Entry {
             number,
-            socket: None,
+            socket: Held::Unknown,
         };
         Self {
             kind,
@@ -71,6 +106,7 @@ impl Table {
             ordered: new && spread == Spread::Kernel,
             leaving: Vec::new(),
             steering: Steering::Hash,
+            phase: Phase::Ours,
             cpus: Vec::new(),
             pinned: false,
         }
@@ -93,13 +129,20 @@ impl Table {
 
     fn remember_one(&mut self, number: usize, fd: BorrowedFd<'_>) {
         let entry = self.members.iter_mut().find(|entry| entry.number == number);
-        if let Some(entry @ Entry { socket: None, .. }) = entry {
-            entry.socket = Weak::new(fd);
+        if let Some(Entry { socket, .. }) = entry {
+            if matches!(socket, Held::Unknown) {
+                *socket = Held::of(fd);
+            }
         }
     }
 
+    /// The member in each place, where that is known and all are of this generation.
+    pub(crate) fn own_places(&self) -> Option<Vec<usize>> {
+        self.places().filter(|_| self.elders().next().is_none())
+    }
+
     /// The member in each place, where that is known.
-    pub(crate) fn places(&self) -> Option<Vec<usize>> {
+    fn places(&self) -> Option<Vec<usize>> {
         self.ordered
             .then(|| self.members.iter().map(|entry| entry.number).collect())
     }
@@ -119,13 +162,20 @@ impl Table {
 
     /// Sees who was closed without a word.
     pub(crate) fn notice(&mut self) -> Result<(), Error> {
-        let gone = |entry: &Entry| entry.socket.is_some_and(|socket| !socket.is_open());
-        let left: Vec<_> = self.members.iter().filter(|entry| gone(entry)).collect();
-        // A member that leaves is kept by its departure, which takes it out.
-        let left: Vec<_> = left
+        // What was given away is closed here and lives on there; and a member that leaves is kept by
+        // its departure, which takes it out.
+        if self.phase == Phase::GivenAway {
+            return Ok(());
+        }
+        let gone = |entry: &&Entry| {
+            matches!(&entry.socket, Held::Seen(weak) if !weak.is_open())
+                && !self.leaving.contains(&entry.number)
+        };
+        let left: Vec<_> = self
+            .members
             .iter()
+            .filter(gone)
             .map(|entry| entry.number)
-            .filter(|number| !self.leaving.contains(number))
             .collect();
         if left.is_empty() {
             return Ok(());
@@ -155,8 +205,21 @@ impl Table {
         self.place_of(number).is_some()
     }
 
+    /// Is it one that gets what is new?
     fn stays(&self, number: usize) -> bool {
-        !self.leaving.contains(&number)
+        let is_elder = self.elders().any(|(elder, _)| elder == number);
+        match self.phase {
+            Phase::Theirs => is_elder,
+            Phase::Ours | Phase::GivenAway => !is_elder && !self.leaving.contains(&number),
+        }
+    }
+
+    fn check_ours(&self) -> Result<(), Error> {
+        match self.phase {
+            Phase::Ours => Ok(()),
+            Phase::Theirs => Err(self.invalid("it has not taken over yet")),
+            Phase::GivenAway => Err(self.invalid("another process has taken it over")),
+        }
     }
 
     /// Refuses a socket that cannot be of this group.
@@ -182,12 +245,11 @@ impl Table {
 
     /// Any member that is open.
     fn open_member(&self) -> Option<OwnedFd> {
-        self.members
-            .iter()
-            .find_map(|entry| entry.socket?.upgrade())
+        self.members.iter().find_map(|entry| entry.socket.upgrade())
     }
 
     pub(crate) fn steer(&mut self, steering: &Steering) -> Result<(), Error> {
+        self.check_ours()?;
         self.notice()?;
         self.check(steering)?;
         let via = match self.open_member() {
@@ -246,8 +308,12 @@ impl Table {
             ));
         }
         let places = places.unwrap_or_default();
+        // More are about to come that get nothing.
+        let by_hash =
+            self.phase != Phase::Theirs && places.iter().all(|&number| self.stays(number));
+        let stays = |number| self.stays(number);
         let dispatch = steering
-            .dispatch(self.kind, &places, |number| self.stays(number), &self.cpus)
+            .dispatch(self.kind, &places, stays, by_hash, &self.cpus)
             .map_err(|why| self.invalid(why))?;
         sys::dispatch(via, &dispatch).map_err(|error| self.refused(error))
     }
@@ -300,6 +366,9 @@ impl Table {
 
     /// Closes a member, whatever waits in its queue.
     pub(crate) fn close(&mut self, number: usize, socket: impl AsFd) -> Result<(), Error> {
+        if self.phase == Phase::GivenAway {
+            return Ok(());
+        }
         let own = self.own(&socket).and_then(|()| self.find(number));
         if own.is_ok() && self.spread == Spread::Kernel {
             sys::leave(self.kind, sys::borrow(&socket));
@@ -319,9 +388,11 @@ impl Table {
 
     /// Opens another member, with the lowest number that is free.
     pub(crate) fn join<S: Socket>(&mut self) -> Result<Member<S>, Error> {
+        self.check_ours()?;
         self.notice()?;
-        let taken = |number| self.members.iter().any(|entry| entry.number == number);
-        let number = (0..).find(|&number| !taken(number)).unwrap_or(self.numbers);
+        let number = (0..)
+            .find(|&number| !self.has(number))
+            .unwrap_or(self.numbers);
         let socket = match self.spread {
             Spread::Queue => {
                 let any = self
@@ -336,12 +407,7 @@ impl Table {
                 )
             }
         };
-        self.numbers = self.numbers.max(number + 1);
-        self.members.push(Entry {
-            number,
-            socket: Weak::new(sys::borrow(&socket)),
-        });
-        trace::joined(self.addr, number, self.places().as_deref());
+        self.add(number, sys::borrow(&socket));
         if self.pinned {
             self.pin_one(sys::borrow(&socket), Steering::cpu_of(number, &self.cpus))?;
         }
@@ -351,21 +417,20 @@ impl Table {
 
     /// From here on a member gets nothing new.
     pub(crate) fn leave(&mut self, number: usize) -> Result<Departure, Error> {
+        self.check_ours()?;
         self.notice()?;
         let cannot = |why: String| {
             let what = format!("member {number} of the group on {} cannot leave", self.addr);
             Err(Error::invalid(what, why).at(self.addr))
         };
-        let Some(weak) = self
-            .place_of(number)
-            .map(|place| self.members[place].socket)
-        else {
+        let Some(place) = self.place_of(number) else {
             return cannot(format!("it has no member {number}"));
         };
         if !self.stays(number) {
             return cannot("it is leaving already".to_owned());
         }
-        if self.members.len() - self.leaving.len() == 1 {
+        let mut others = self.members.iter().filter(|entry| entry.number != number);
+        if !others.any(|entry| self.stays(entry.number)) {
             return cannot("no other stays to take its connections".to_owned());
         }
         let nothing = |promise| Departure {
@@ -378,13 +443,16 @@ impl Table {
             self.leaving.push(number);
             return Ok(nothing(Promise::Lossless));
         }
-        let socket = weak.and_then(|weak| Some((weak.upgrade()?, weak)));
+        let socket = match &self.members[place].socket {
+            Held::Seen(weak) => weak.upgrade().map(|fd| (fd, *weak)),
+            Held::Unknown | Held::Elder(_) => None,
+        };
         let Some((fd, weak)) = socket.filter(|_| self.ordered && sys::support().steers) else {
             self.leaving.push(number);
             return Ok(nothing(Promise::Nothing));
         };
         self.leaving.push(number);
-        let keeps_flows = matches!(self.steering, Steering::ConnectionIds(_));
+        let keeps_flows = self.keeps_flows();
         let promise = match self.kind {
             Kind::Tcp if sys::counts(&self.addr) => Promise::Lossless,
             Kind::Tcp => Promise::Waiting,
@@ -412,7 +480,7 @@ impl Table {
 
     /// A member that was leaving stays.
     pub(crate) fn stay(&mut self, number: usize) -> Result<(), Error> {
-        if self.stays(number) {
+        if !self.leaving.contains(&number) {
             return Ok(());
         }
         self.leaving.retain(|&other| other != number);
@@ -439,5 +507,154 @@ impl Table {
             true => self.attach_current(),
             false => Ok(()),
         }
+    }
+
+    /// The members of the generation before, in the kernel's order.
+    pub(crate) fn elders(&self) -> impl Iterator<Item = (usize, &OwnedFd)> {
+        self.members.iter().filter_map(|entry| match &entry.socket {
+            Held::Elder(fd) => Some((entry.number, fd)),
+            Held::Unknown | Held::Seen(_) => None,
+        })
+    }
+
+    /// Every member with its number, in the kernel's order, for another process that decides from
+    /// here on; None as long as one of them is leaving.
+    pub(crate) fn give_away(&mut self) -> Result<Option<Vec<(usize, OwnedFd)>>, Error> {
+        self.check_ours()?;
+        self.notice()?;
+        if !self.leaving.is_empty() {
+            return Ok(None);
+        }
+        if !self.ordered {
+            return Err(self.invalid(
+                "it was adopted or joined others, so that nobody knows its members' places",
+            ));
+        }
+        let mut members = Vec::with_capacity(self.members.len());
+        for Entry { number, socket } in &self.members {
+            let socket = socket
+                .upgrade()
+                .ok_or_else(|| self.invalid(format!("member {number} is not open")))?;
+            members.push((*number, socket));
+        }
+        self.phase = Phase::GivenAway;
+        Ok(Some(members))
+    }
+
+    /// The other process has died before it had taken over, and its members with it.
+    pub(crate) fn take_back(&mut self) -> Result<(), Error> {
+        self.phase = Phase::Ours;
+        // Of its members, that process may have taken out some.
+        let is_in = |entry: &Entry| match entry.socket.upgrade() {
+            Some(fd) => {
+                self.kind == Kind::Udp || sys::is_listening(sys::borrow(&fd)).unwrap_or(true)
+            }
+            None => false,
+        };
+        let before = self.members.len();
+        let members = std::mem::take(&mut self.members);
+        self.members = members.into_iter().filter(is_in).collect();
+        self.ordered &= self.members.len() == before || self.members.len() <= 1;
+        if !self.ordered && self.steering.needs_places() {
+            self.steering = Steering::Hash;
+        }
+        self.attach_current()
+    }
+
+    /// Nothing of the group is this process's any more.
+    pub(crate) fn forget(&mut self) {
+        self.phase = Phase::GivenAway;
+        self.members.clear();
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        let is_open = |entry: &Entry| matches!(&entry.socket, Held::Seen(weak) if weak.is_open());
+        self.members.iter().any(is_open)
+    }
+
+    /// Does a worker of the group wait in accept(2)?
+    pub(crate) fn is_blocking(&self) -> bool {
+        let is_blocking = |fd: OwnedFd| sys::is_blocking(sys::borrow(&fd));
+        self.open_member().is_some_and(is_blocking)
+    }
+
+    /// Puts the members of the generation before in front, which get everything for the time being.
+    pub(crate) fn succeed(
+        &mut self,
+        elders: Vec<(usize, OwnedFd)>,
+        steering: &Steering,
+    ) -> Result<(), Error> {
+        self.check(steering)?;
+        let entry = |(number, fd)| Entry {
+            number,
+            socket: Held::Elder(fd),
+        };
+        self.members.splice(..0, elders.into_iter().map(entry));
+        self.phase = Phase::Theirs;
+        self.steering = steering.clone();
+        self.attach_current()
+    }
+
+    /// Another member of this generation, which stands behind all others.
+    pub(crate) fn add(&mut self, number: usize, fd: BorrowedFd<'_>) {
+        self.numbers = self.numbers.max(number + 1);
+        self.members.push(Entry {
+            number,
+            socket: Held::of(fd),
+        });
+        trace::joined(self.addr, number, self.places().as_deref());
+    }
+
+    /// Do those who leave keep the flows that they have?
+    pub(crate) fn keeps_flows(&self) -> bool {
+        matches!(self.steering, Steering::ConnectionIds(_))
+    }
+
+    /// From here on this generation gets what is new.
+    pub(crate) fn take_over(&mut self) -> Result<(), Error> {
+        self.phase = Phase::Ours;
+        self.attach_current()
+    }
+
+    /// A place whose member stays and is not moved while all others that do not stay are taken out.
+    ///
+    /// The last one moves when another leaves, so that is a place that is not the last until then.
+    pub(crate) fn pillar(&self) -> Option<usize> {
+        let stays = |entry: &Entry| self.stays(entry.number);
+        let stayers = self.members.iter().filter(|entry| stays(entry)).count();
+        let place = self.members.iter().position(stays)?;
+        (place <= stayers).then_some(place)
+    }
+
+    /// Gives everything that is new to the member in one place.
+    pub(crate) fn steer_to(&self, place: usize) -> Result<(), Error> {
+        let Some(via) = self.open_member() else {
+            return Ok(());
+        };
+        let program = Dispatch::Program(program::only(place));
+        sys::dispatch(sys::borrow(&via), &program).map_err(|error| self.refused(error))
+    }
+
+    /// Takes all members of the generation before out.
+    pub(crate) fn bury(&mut self) -> Result<(), Error> {
+        let elders: Vec<_> = self.elders().map(|(number, _)| number).collect();
+        for number in elders {
+            if let Some(place) = self.place_of(number) {
+                let Entry { socket, .. } = &self.members[place];
+                if let Held::Elder(fd) = socket {
+                    sys::leave(self.kind, sys::borrow(fd));
+                }
+                self.members.swap_remove(place);
+            }
+        }
+        self.attach_current()
+    }
+
+    /// The takeover is given up: who is in the group is known no more.
+    pub(crate) fn give_up(&mut self) {
+        self.phase = Phase::GivenAway;
+        self.members
+            .retain(|entry| !matches!(entry.socket, Held::Elder(_)));
+        self.ordered = false;
     }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::{BorrowedFd, unsupported};
 
 /// Nothing here asks for SO_ACCEPTCONN: whoever adopts a socket is believed.
-pub(super) fn is_listening(_: BorrowedFd<'_>) -> io::Result<bool> {
+pub(crate) fn is_listening(_: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
@@ -31,6 +31,11 @@ pub(crate) fn is_no_socket(_: &io::Error) -> bool {
 
 pub(crate) fn is_unsupported(_: &io::Error) -> bool {
     false
+}
+
+/// Users have no numbers here.
+pub(crate) fn user() -> u32 {
+    0
 }
 
 /// Handles are not inherited here unless somebody asks for it.

@@ -27,14 +27,20 @@
 //! - `barrier()`: waits until all packets that are being delivered have been.
 //! - `migrates() -> bool`: does the kernel hand a closing listener's queue to its group?
 //! - `counts(&SocketAddr) -> bool` and `Requests`: what a listener has still to accept.
+//! - `has_stranger(Kind, &SocketAddr, &[u64]) -> bool`: does somebody else share an address?
 //! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: whose fault an error of bind
 //!   or listen is.
 //! - `queue(BorrowedFd) -> io::Result<Queue>`: the accept queue of what may be no listener.
 //! - `packet_queue(BorrowedFd) -> io::Result<PacketQueue>`: the receive queue of a UDP socket.
 //! - `occupants(u16) -> io::Result<Vec<Occupant>>`: who is on a port, in any order.
+//!
+//! Two modules more have the same functions everywhere: `pass` hands descriptors to another
+//! process, and `meet` is where two processes find each other.
 
 #![allow(unsafe_code)]
 
+#[cfg(all(test, unix))]
+mod child;
 mod fd;
 mod socket;
 mod undeparted;
@@ -58,12 +64,12 @@ use crate::{Holder, Instruction};
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
         mod unix;
-        use unix::{is_in_progress, is_listening, wait_writable};
-        pub(crate) use unix::{is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, zone};
+        use unix::{is_in_progress, wait_writable};
+        pub(crate) use unix::{is_listening, is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, user, zone};
     } else {
         mod elsewhere;
-        use elsewhere::{is_in_progress, is_listening, wait_writable};
-        pub(crate) use elsewhere::{is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, zone};
+        use elsewhere::{is_in_progress, wait_writable};
+        pub(crate) use elsewhere::{is_listening, is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, user, zone};
     }
 }
 
@@ -97,10 +103,34 @@ cfg_if::cfg_if! {
     }
 }
 
+cfg_if::cfg_if! {
+    if #[cfg(any(
+        target_os = "linux", target_os = "android", target_vendor = "apple", target_os = "freebsd",
+        target_os = "dragonfly", target_os = "netbsd", target_os = "openbsd", target_os = "illumos",
+        target_os = "solaris",
+    ))] {
+        #[allow(dead_code, reason = "what hands a group over is not there yet")]
+        pub(crate) mod pass;
+    } else {
+        #[path = "unpassed.rs"]
+        pub(crate) mod pass;
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "linux", target_os = "android"))] {
+        #[allow(unused_imports, reason = "what hands a group over is not there yet")]
+        pub(crate) use platform::meet;
+    } else {
+        #[path = "unmet.rs"]
+        pub(crate) mod meet;
+    }
+}
+
 pub(crate) use platform::{
     DUAL_STACK, GROUP_LIMIT, Requests, Weak, barrier, bind_device, blame, claim, counts, cpus,
-    dispatch, dispatch_reason, hide, identity, is_blocking, is_readable, is_shared, leave,
-    migrates, occupants, packet_queue, pin, pins_groups, queue, release, restartable, share,
+    dispatch, dispatch_reason, has_stranger, hide, identity, is_blocking, is_readable, is_shared,
+    leave, migrates, occupants, packet_queue, pin, pins_groups, queue, release, restartable, share,
     support,
 };
 

@@ -8,6 +8,9 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 use super::{AsFd, BorrowedFd, Kind, borrow};
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use super::OwnedFd;
+
 /// A socket that is being set up. Close-on-exec from birth.
 #[derive(Debug)]
 pub(crate) struct Socket(socket2::Socket);
@@ -181,6 +184,61 @@ fn wait_connected(socket: &socket2::Socket) -> io::Result<()> {
 
 fn in_progress(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || super::is_in_progress(error)
+}
+
+/// Bounds every wait of a socket in either direction.
+///
+/// 0 would be forever (socket(7)), and what is less than a microsecond is 0.
+#[cfg(unix)]
+pub(super) fn set_timeout(fd: &impl AsFd, timeout: Duration) -> io::Result<()> {
+    let timeout = Some(timeout.max(Duration::from_micros(1)));
+    let socket = SockRef::from(fd);
+    socket.set_read_timeout(timeout)?;
+    socket.set_write_timeout(timeout)
+}
+
+/// Says of a wait that was too long what it is: the kernel says EAGAIN (socket(7)).
+#[cfg(unix)]
+pub(super) fn timed_out(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    }
+}
+
+/// A UNIX stream to whoever listens at an address, of which every wait is bounded, this one too.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn connect_unix(addr: &std::path::Path, timeout: Duration) -> io::Result<OwnedFd> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    set_timeout(&socket, timeout)?;
+    let addr = SockAddr::unix(addr)?;
+    // Unlike TCP's, an interrupted connect has not begun (kernel: unix_stream_connect).
+    uninterrupted(|| socket.connect(&addr)).map_err(timed_out)?;
+    Ok(socket.into())
+}
+
+/// The next connection of a listener of any family, without a timeout of its own.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn accept(listener: &impl AsFd) -> io::Result<OwnedFd> {
+    let (socket, _) = uninterrupted(|| SockRef::from(listener).accept())?;
+    Ok(socket.into())
+}
+
+/// Ends both directions of a socket, whoever else has a descriptor of it.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn shut_down(fd: &impl AsFd) -> io::Result<()> {
+    SockRef::from(fd).shutdown(std::net::Shutdown::Both)
+}
+
+/// Calls until no signal interrupts.
+#[cfg(unix)]
+pub(super) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
 }
 
 /// The family of a socket's addresses.

@@ -20,6 +20,10 @@ impl Weak {
         true
     }
 
+    pub(crate) fn inode(&self) -> u64 {
+        0
+    }
+
     pub(crate) fn upgrade(&self) -> Option<OwnedFd> {
         None
     }
@@ -60,5 +64,9 @@ pub(crate) fn migrates() -> bool {
 }
 
 pub(crate) fn counts(_: &SocketAddr) -> bool {
+    false
+}
+
+pub(crate) fn has_stranger(_: Kind, _: &SocketAddr, _: &[u64]) -> bool {
     false
 }

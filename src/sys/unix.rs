@@ -94,7 +94,7 @@ pub(super) fn inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// SO_ACCEPTCONN, which every Unix has; socket2 leaves it out on Apple's systems and NetBSD.
-pub(super) fn is_listening(fd: BorrowedFd<'_>) -> io::Result<bool> {
+pub(crate) fn is_listening(fd: BorrowedFd<'_>) -> io::Result<bool> {
     flag(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN)
 }
 
@@ -130,6 +130,12 @@ pub(crate) fn is_no_socket(error: &io::Error) -> bool {
 /// Does the kernel not know an option, as WSL1 and old kernels say of SO_REUSEPORT?
 pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOPROTOOPT)
+}
+
+/// The user whose sockets this process opens.
+pub(crate) fn user() -> u32 {
+    // SAFETY: geteuid cannot fail and touches no memory.
+    unsafe { libc::geteuid() }
 }
 
 /// Keeps a descriptor that came from elsewhere from this process's children.

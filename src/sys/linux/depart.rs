@@ -91,6 +91,17 @@ pub(crate) fn migrates() -> bool {
     std::fs::read("/proc/sys/net/ipv4/tcp_migrate_req").is_ok_and(|text| text.starts_with(b"1"))
 }
 
+/// Does a socket of this user share the address that is none of these?
+pub(crate) fn has_stranger(kind: Kind, addr: &SocketAddr, inodes: &[u64]) -> bool {
+    let me = crate::sys::user();
+    diag::rows(kind, addr.port()).is_ok_and(|rows| {
+        let mut group = rows
+            .iter()
+            .filter(|row| row.local == *addr && row.uid == me);
+        group.any(|row| row.receives(kind) && !inodes.contains(&row.inode))
+    })
+}
+
 /// Can the requests of a listener be counted here?
 pub(crate) fn counts(addr: &SocketAddr) -> bool {
     table::references(addr, |_| false).is_ok() || diag::half_open(addr.port()).is_ok()

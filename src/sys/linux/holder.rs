@@ -46,8 +46,7 @@ pub(crate) fn blame(
     if !rows.iter().any(|row| row.receives(kind)) {
         rows = table::rows(kind, excludes).ok()?;
     }
-    // SAFETY: geteuid cannot fail and touches no memory.
-    let me = unsafe { libc::geteuid() };
+    let me = crate::sys::user();
     let other_family = |row: &&Row| row.local.is_ipv4() != addr.is_ipv4();
 
     let mut receivers: Vec<&Row> = rows.iter().filter(|row| row.receives(kind)).collect();

@@ -1,0 +1,507 @@
+//! How one process relieves another: both sides, and the threads that do the waiting.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::emptying::{Emptying, PAUSE};
+use crate::handover::{Parcel, Word, check_peer, hear, say};
+use crate::opening::{Opening, Purpose};
+use crate::roster::Shared;
+use crate::slot::Slot;
+use crate::sys::{self, Kind, OwnedFd, Weak, meet, pass};
+use crate::{
+    Error, Generation, Group, Member, Options, Promise, Roster, Socket, Spread, Steering, ToAddr,
+    group, trace,
+};
+
+/// How long the next process waits for an answer of the one before: another may be relieving it,
+/// which ends by the time a handshake with a vanished client does.
+const PATIENCE: Duration = Duration::from_secs(75);
+
+/// What is no question of patience, because the end of a process is noticed.
+const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// How long a listener of an async runtime has to be dropped, before it fails.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub(crate) struct Succession {
+    roster: Arc<Shared>,
+    addr: SocketAddr,
+    promise: Promise,
+    /// Where the next process comes.
+    door: OwnedFd,
+    elder: Option<Elder>,
+    /// Has the takeover begun, or is it given up?
+    begun: AtomicBool,
+    given_up: AtomicBool,
+    pub(crate) taken: Slot<Result<u32, Error>>,
+    pub(crate) relieved: Slot<()>,
+}
+
+/// The process before.
+#[derive(Debug)]
+struct Elder {
+    line: OwnedFd,
+    pid: u32,
+    /// It has let its members go, or has died.
+    gone: AtomicBool,
+}
+
+pub(crate) fn open<S: Socket>(
+    options: &Options,
+    addr: impl ToAddr,
+    n: usize,
+) -> Result<(Group<S>, Generation), Error> {
+    let target = addr.target()?;
+    let opening = Opening::new(options, S::KIND, target)?;
+    let addr = opening.addr();
+    let cannot = || format!("cannot open a generation on {addr}");
+    let refuse = |why: &'static str| Err(Error::invalid(cannot(), why).at(addr));
+    if addr.port() == 0 {
+        return refuse("port 0 is another one each time");
+    }
+    if !sys::support().steers {
+        let why = "this system cannot be told which member to choose";
+        return Err(Error::refused(io::ErrorKind::Unsupported, cannot(), why).at(addr));
+    }
+    if options.spread.here() != Spread::Kernel {
+        return refuse("its members have one queue together, and nothing to choose");
+    }
+    if n == 0 {
+        return refuse("a group has at least one member");
+    }
+    let failed = |error: io::Error, why: &'static str| {
+        let reason = pass::reason(&error);
+        Error::system(cannot(), error)
+            .at(addr)
+            .why(Some(reason.unwrap_or(why)))
+    };
+    let name = opening.name();
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let patience = until.saturating_duration_since(Instant::now());
+        match meet::connect(&name, patience) {
+            Ok(line) => match ask(&line) {
+                Ok(parcel) => return succeed(options, &opening, n, line, parcel),
+                // It has been relieved or has died since it was asked.
+                Err(error) if is_end(&error) && Instant::now() < until => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(failed(error, "the process before does not answer"));
+                }
+                Err(error) => {
+                    return Err(failed(error, "the process before does not hand over"));
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                match meet::listen(&name) {
+                    Ok(door) => {
+                        let group = group::open(options, target, n)?;
+                        return Ok(first(group, door));
+                    }
+                    // Another was quicker.
+                    Err(error)
+                        if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until =>
+                    {
+                        thread::sleep(Duration::from_millis(1));
+                    }
+                    Err(error) => return Err(failed(error, "the next process could not find it")),
+                }
+            }
+            Err(error) => return Err(failed(error, "the process before does not answer")),
+        }
+    }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
+/// Asks the process before for its members.
+fn ask(line: &OwnedFd) -> io::Result<Parcel> {
+    check_peer(line)?;
+    say(line, Word::Hello)?;
+    let parcel = Parcel::receive(line)?;
+    pass::set_timeout(sys::borrow(line), FOREVER)?;
+    Ok(parcel)
+}
+
+fn first<S: Socket>(group: Group<S>, door: OwnedFd) -> (Group<S>, Generation) {
+    let roster = group.roster().shared();
+    let succession = Succession::new(roster, group.local_addr(), door, None);
+    (group, Generation::new(Arc::new(succession)))
+}
+
+/// Opens the group beside that of the process before, which still gets everything.
+fn succeed<S: Socket>(
+    options: &Options,
+    opening: &Opening<'_>,
+    n: usize,
+    line: OwnedFd,
+    mut parcel: Parcel,
+) -> Result<(Group<S>, Generation), Error> {
+    let addr = parcel.check(S::KIND)?;
+    let cannot = || format!("cannot take over {addr} from process {}", parcel.pid);
+    if addr != opening.addr() {
+        let why = format!("its group is on another address than {}", opening.addr());
+        return Err(Error::invalid(cannot(), why).at(addr));
+    }
+    let Some(door) = parcel.extra.take() else {
+        return Err(Error::invalid(cannot(), "it passed no place to meet").at(addr));
+    };
+
+    // Numbers stand in datagrams, where they tell the generations apart; else each counts from 0.
+    let keeps_flows = matches!(options.steering, Steering::ConnectionIds(_));
+    let pid = parcel.pid;
+    let elders: Vec<_> = parcel
+        .members
+        .into_iter()
+        .enumerate()
+        .map(|(place, (number, fd))| match keeps_flows {
+            true => (number, fd),
+            false => (usize::MAX - place, fd),
+        })
+        .collect();
+    let inodes: Vec<_> = elders
+        .iter()
+        .map(|(_, fd)| Weak::new(sys::borrow(fd)))
+        .collect();
+    let taken = |number: &usize| elders.iter().any(|(other, _)| other == number);
+    let numbers: Vec<usize> = (0..).filter(|number| !taken(number)).take(n).collect();
+
+    let roster = Roster::<S>::new(addr, 0, Spread::Kernel, true, options.clone());
+    let shared = roster.shared();
+    // Before its members are there, so that none of them gets anything.
+    shared.table().succeed(elders, &options.steering)?;
+    let mut members = Vec::with_capacity(n);
+    for (at, &number) in numbers.iter().enumerate() {
+        let socket = S::from_socket(opening.open(Purpose::Join(at, n), false)?);
+        shared.table().add(number, sys::borrow(&socket));
+        members.push(Member::new(socket, number));
+    }
+    let own = members.iter().map(|member| Weak::new(sys::borrow(member)));
+    let known: Vec<u64> = inodes
+        .into_iter()
+        .chain(own)
+        .flatten()
+        .map(|weak| weak.inode())
+        .collect();
+    if sys::has_stranger(S::KIND, &addr, &known) {
+        let why = "a socket that neither of the two knows shares it too";
+        return Err(Error::invalid(cannot(), why).at(addr));
+    }
+
+    let elder = Elder {
+        line,
+        pid,
+        gone: AtomicBool::new(false),
+    };
+    let group = Group::of(addr, members, Spread::Kernel, roster);
+    let succession = Arc::new(Succession::new(shared, addr, door, Some(elder)));
+    let watching = Arc::clone(&succession);
+    spawn("reuseport-watch", addr, move || watching.watch())?;
+    Ok((group, Generation::new(succession)))
+}
+
+fn spawn(name: &str, addr: SocketAddr, f: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(f);
+    started.map(drop).map_err(|error| {
+        Error::system(
+            format!("cannot start a thread for the generation on {addr}"),
+            error,
+        )
+        .at(addr)
+    })
+}
+
+impl Succession {
+    fn new(roster: Arc<Shared>, addr: SocketAddr, door: OwnedFd, elder: Option<Elder>) -> Self {
+        let kind = roster.table().kind();
+        let promise = match kind {
+            Kind::Tcp if !sys::counts(&addr) => Promise::Waiting,
+            Kind::Tcp | Kind::Udp => Promise::Lossless,
+        };
+        Self {
+            roster,
+            addr,
+            promise,
+            door,
+            elder,
+            begun: AtomicBool::new(false),
+            given_up: AtomicBool::new(false),
+            taken: Slot::new(),
+            relieved: Slot::new(),
+        }
+    }
+
+    pub(crate) fn predecessor(&self) -> Option<u32> {
+        self.elder.as_ref().map(|elder| elder.pid)
+    }
+
+    pub(crate) fn promise(&self) -> Promise {
+        self.promise
+    }
+
+    fn invalid(&self, why: &'static str) -> Error {
+        Error::invalid(format!("cannot take over {}", self.addr), why).at(self.addr)
+    }
+
+    pub(crate) fn take_over(this: &Arc<Self>, deadline: Duration) -> Result<Arc<Self>, Error> {
+        if this.begun.swap(true, Ordering::AcqRel) {
+            // The process before died first, and this one has taken over by itself.
+            let by_itself = this.elder.as_ref().is_some_and(Elder::is_gone);
+            return match by_itself && this.taken.has_value() {
+                true => Ok(Arc::clone(this)),
+                false => Err(this.invalid("it has been called before")),
+            };
+        }
+        let until = Instant::now().checked_add(deadline);
+        let begin = || {
+            if this.elder.is_some() {
+                this.roster.table().take_over()?;
+            }
+            let taking = Arc::clone(this);
+            spawn("reuseport-next", this.addr, move || {
+                taking.relieve(until);
+                taking.reign();
+            })
+        };
+        match begin() {
+            Ok(()) => Ok(Arc::clone(this)),
+            Err(error) => {
+                this.begun.store(false, Ordering::Release);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends with the [`Generation`]: lets the process before go on, or the next find nobody.
+    pub(crate) fn end(&self) {
+        self.given_up.store(true, Ordering::Release);
+        if !self.begun.swap(true, Ordering::AcqRel) {
+            if let Some(elder) = &self.elder {
+                // The process before sees the end of the line.
+                let _ = meet::close(sys::borrow(&elder.line));
+                self.roster.table().give_up();
+            }
+        } else if self.taken.has_value() && !self.relieved.has_value() {
+            let _ = meet::close(sys::borrow(&self.door));
+        }
+    }
+
+    /// Waits for the process before to let its members go, or to die.
+    fn watch(&self) {
+        let Some(elder) = &self.elder else {
+            return;
+        };
+        let heard = hear(&elder.line, Word::Gone);
+        elder.gone.store(true, Ordering::Release);
+        if heard.is_ok() || self.begun.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // It died with all that it had, and nobody would serve until somebody asks.
+        let taken = self.roster.table().take_over();
+        let _ = taken.inspect_err(trace::refused);
+        self.relieve(Some(Instant::now()));
+        self.reign();
+    }
+
+    /// Empties the members of the process before, and takes them out.
+    fn relieve(&self, until: Option<Instant>) {
+        let kind = self.roster.table().kind();
+        let lost = match (&self.elder, kind) {
+            (None, _) => Ok(0),
+            (Some(elder), Kind::Tcp) => self.relieve_listeners(elder, until),
+            (Some(elder), Kind::Udp) => self.relieve_packets(elder, until),
+        };
+        self.taken.put(lost);
+    }
+
+    fn elders(&self) -> Result<Vec<(usize, Emptying)>, Error> {
+        let table = self.roster.table();
+        let mut elders = Vec::new();
+        for (number, fd) in table.elders() {
+            let copy = fd.try_clone().map_err(|error| {
+                let what = format!("cannot empty the members before on {}", self.addr);
+                Error::system(what, error).at(self.addr)
+            })?;
+            if let Some(weak) = Weak::new(sys::borrow(&copy)) {
+                elders.push((number, Emptying::new(copy, &weak, self.addr)));
+            }
+        }
+        Ok(elders)
+    }
+
+    fn relieve_listeners(&self, elder: &Elder, until: Option<Instant>) -> Result<u32, Error> {
+        let is_over = || elder.is_gone() || until.is_some_and(|until| Instant::now() >= until);
+        let migrates = sys::migrates();
+        let mut elders = self.elders()?;
+        let wait = |elders: &mut [(usize, Emptying)]| loop {
+            let left: u32 = match migrates {
+                true => 0,
+                false => elders.iter_mut().map(|(_, elder)| elder.left()).sum(),
+            };
+            if left == 0 || is_over() {
+                break left;
+            }
+            thread::sleep(PAUSE);
+        };
+
+        // From here on no processor uses an older program.
+        sys::barrier();
+        wait(&mut elders);
+        let _turn = self.roster.turn();
+        let pillar = self.roster.table().pillar();
+        let mut lost = 0;
+        match pillar {
+            Some(place) => {
+                // While they go, members change places, and one that does not gets what is new.
+                self.roster.table().steer_to(place)?;
+                for (_, elder) in &elders {
+                    // Refused where it is restricted to a device, as for Leaving.
+                    let _ = sys::hide(elder.socket());
+                }
+                sys::barrier();
+                lost += wait(&mut elders);
+            }
+            None => {
+                // While one goes, the hash may choose any other that is there, so that each is
+                // emptied anew.
+                for (number, emptying) in &mut elders {
+                    let _ = sys::hide(emptying.socket());
+                    sys::barrier();
+                    lost += loop {
+                        let left = if migrates { 0 } else { emptying.left() };
+                        if left == 0 || is_over() {
+                            break left;
+                        }
+                        thread::sleep(PAUSE);
+                    };
+                    let socket = Some(emptying.socket());
+                    self.roster.table().depart(*number, socket)?;
+                }
+            }
+        }
+        elder.dismiss(FAREWELL * 5);
+        drop(elders);
+        self.roster.table().bury()?;
+        Ok(lost)
+    }
+
+    fn relieve_packets(&self, elder: &Elder, until: Option<Instant>) -> Result<u32, Error> {
+        let _turn = self.roster.turn();
+        if self.roster.table().keeps_flows() {
+            self.taken.put(Ok(0));
+            // Until its last flow has ended.
+            elder.dismiss(FOREVER);
+            self.roster.table().bury()?;
+            return Ok(0);
+        }
+        let elders = self.elders()?;
+        self.roster.table().bury()?;
+        sys::barrier();
+        let left = loop {
+            let readable = elders
+                .iter()
+                .any(|(_, elder)| sys::is_readable(elder.socket()).unwrap_or(false));
+            let is_over = elder.is_gone() || until.is_some_and(|until| Instant::now() >= until);
+            if !readable || is_over {
+                break u32::from(readable);
+            }
+            thread::sleep(PAUSE);
+        };
+        elder.dismiss(FAREWELL * 5);
+        Ok(left)
+    }
+
+    /// Serves until the next process has taken over, and answers those that come.
+    fn reign(&self) {
+        if self.given_up.load(Ordering::Acquire) {
+            let _ = meet::close(sys::borrow(&self.door));
+            return;
+        }
+        while let Ok(line) = meet::accept(sys::borrow(&self.door)) {
+            match self.pass_on(&line) {
+                Ok(()) => return self.relieved.put(()),
+                Err(error) => {
+                    let what = format!("cannot pass {} on to the next process", self.addr);
+                    trace::refused(&Error::system(what, error).at(self.addr));
+                }
+            }
+        }
+    }
+
+    /// Lends the members to the next process, until it has emptied them.
+    fn pass_on(&self, line: &OwnedFd) -> io::Result<()> {
+        pass::set_timeout(sys::borrow(line), Duration::from_secs(5))?;
+        check_peer(line)?;
+        hear(line, Word::Hello)?;
+        let members = loop {
+            let members = self.roster.table().give_away()?;
+            match members {
+                Some(members) => break members,
+                None => thread::sleep(PAUSE),
+            }
+        };
+        let lend = || {
+            let parcel = Parcel {
+                kind: self.roster.table().kind(),
+                pid: std::process::id(),
+                members,
+                extra: Some(self.door.try_clone()?),
+            };
+            parcel.send(line)?;
+            drop(parcel);
+            pass::set_timeout(sys::borrow(line), FOREVER)?;
+            hear(line, Word::Settled)
+        };
+        if let Err(error) = lend() {
+            self.roster.table().take_back()?;
+            return Err(error);
+        }
+        self.let_go();
+        // The next process does not depend on the answer.
+        let _ = say(line, Word::Gone);
+        Ok(())
+    }
+
+    /// Waits until the workers have closed their sockets, as long as that is of use.
+    fn let_go(&self) {
+        let table = || self.roster.table();
+        let keeps_flows = table().keeps_flows();
+        if !keeps_flows && table().is_blocking() {
+            // They wait in accept(2), and learn it from there.
+            return table().forget();
+        }
+        self.relieved.put(());
+        let until = Instant::now() + FAREWELL;
+        while table().is_open() && (keeps_flows || Instant::now() < until) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        table().forget();
+    }
+}
+
+impl Elder {
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Says that its members are empty, and waits until it has let them go.
+    fn dismiss(&self, patience: Duration) {
+        if say(&self.line, Word::Settled).is_err() {
+            return;
+        }
+        let until = Instant::now() + patience;
+        while !self.is_gone() && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
