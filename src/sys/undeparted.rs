@@ -63,7 +63,7 @@ pub(crate) fn migrates() -> bool {
     false
 }
 
-pub(crate) fn counts(_: &SocketAddr) -> bool {
+pub(crate) fn counts(_: Option<&Weak>, _: &SocketAddr) -> bool {
     false
 }
 

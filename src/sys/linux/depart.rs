@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::weak::Weak;
 use super::{diag, table};
 use crate::sys::Kind;
-use crate::sys::unix::{check, set_option};
+use crate::sys::unix::{check, is_listening, set_option};
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "android")] {
@@ -102,9 +102,18 @@ pub(crate) fn has_stranger(kind: Kind, addr: &SocketAddr, inodes: &[u64]) -> boo
     })
 }
 
-/// Can the requests of a listener be counted here?
-pub(crate) fn counts(addr: &SocketAddr) -> bool {
-    table::references(addr, |_| false).is_ok() || diag::half_open(addr.port()).is_ok()
+/// Can the requests of a listener, or of any, be counted here?
+pub(crate) fn counts(weak: Option<&Weak>, addr: &SocketAddr) -> bool {
+    let Some(weak) = weak else {
+        return table::references(addr, |_| false).is_ok() || diag::half_open(addr.port()).is_ok();
+    };
+    let mine = |inode| inode == weak.inode();
+    matches!(table::references(addr, mine), Ok(Some(_))) || is_seen(mine, addr.port())
+}
+
+/// Does the kernel's dump have that listener? Not where it is of another network namespace.
+fn is_seen(mine: impl Fn(u64) -> bool, port: u16) -> bool {
+    diag::rows(Kind::Tcp, port).is_ok_and(|rows| rows.iter().any(|row| mine(row.inode)))
 }
 
 /// The requests that a listener still has: those that nobody has accepted, and those whose handshake
@@ -134,8 +143,16 @@ impl Requests {
             // kernel: one reference is the listener's own, and reqsk_alloc takes one for each.
             return Ok(references.saturating_sub(1));
         }
-        let queued = super::queue(fd)?.len;
+        // It has been shut down, by which all is gone.
+        if !is_listening(fd)? {
+            return Ok(0);
+        }
+        if !is_seen(mine, self.addr.port()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let now = diag::half_open(self.addr.port())?;
+        // Afterwards, so that whoever is accepted into it meanwhile is counted twice and not never.
+        let queued = super::queue(fd)?.len;
         let first = self.first.get_or_insert_with(|| now.clone());
         first.retain(|cookie| now.contains(cookie));
         Ok(queued.saturating_add(u32::try_from(first.len()).unwrap_or(u32::MAX)))
