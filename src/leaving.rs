@@ -196,7 +196,7 @@ impl Settling {
         let Some((socket, owner)) = departure.socket else {
             let _turn = roster.turn();
             let departed = roster.table().finish(exit, None);
-            return self.tell(departed.map(|()| 0));
+            return self.tell(departed.map(|_| 0));
         };
         let kind = roster.table().kind();
         match kind {
@@ -207,7 +207,14 @@ impl Settling {
                 let turn = roster.turn();
                 let departed = roster.table().finish(exit, Some(sys::borrow(&socket)));
                 drop(turn);
-                self.tell(departed.map(|()| self.read_out(&socket, &owner)));
+                let is_out = !matches!(departed, Ok(false));
+                let left = departed.map(|_| self.read_out(&socket, &owner));
+                drop(socket);
+                if !is_out {
+                    let released = roster.table().release(exit);
+                    let _ = released.inspect_err(trace::refused);
+                }
+                self.tell(left);
             }
         }
     }
@@ -257,7 +264,7 @@ impl Settling {
         if sys::is_blocking(listener.socket()) {
             // Its worker may wait in accept(2), and is woken by this only.
             let departed = roster.table().finish(exit, Some(listener.socket()));
-            return self.tell(departed.map(|()| left));
+            return self.tell(departed.map(|_| left));
         }
         // To be dropped without an error in its worker's log, which is why others wait.
         self.tell(Ok(left));

@@ -139,7 +139,7 @@ impl<S: Socket> Roster<S> {
     /// For a worker that waits in a blocking accept(2), which fails when its listener has left.
     #[must_use]
     pub fn has_left(&self, member: usize) -> bool {
-        !self.0.table().has(member)
+        self.0.table().has_left(member)
     }
 
     /// Opens another member beside the ones that run, with the same options.

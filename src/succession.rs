@@ -385,7 +385,7 @@ impl Succession {
                         thread::sleep(PAUSE);
                     };
                     let socket = Some(emptying.socket());
-                    self.roster.table().depart(*number, socket)?;
+                    let _ = self.roster.table().depart(*number, socket)?;
                 }
             }
         }

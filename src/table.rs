@@ -24,6 +24,8 @@ pub(crate) struct Table {
     order: Order,
     /// Those who get nothing new.
     leaving: Vec<Exit>,
+    /// Of these, those who are in the group until their owners close them.
+    released: Vec<Exit>,
     /// How many have begun to leave.
     exits: u64,
     steering: Steering,
@@ -126,6 +128,7 @@ impl Table {
                 false => Order::Foreign,
             },
             leaving: Vec::new(),
+            released: Vec::new(),
             exits: 0,
             steering: Steering::Hash,
             phase: Phase::Ours,
@@ -184,6 +187,12 @@ impl Table {
         self.leaving.iter().any(|exit| exit.number == number)
     }
 
+    /// Does its departure keep it open?
+    fn is_kept(&self, number: usize) -> bool {
+        let mut exits = self.leaving.iter().filter(|exit| exit.number == number);
+        exits.any(|exit| !self.released.contains(exit))
+    }
+
     fn cannot(&self) -> String {
         format!("cannot steer the group on {}", self.addr)
     }
@@ -206,7 +215,7 @@ impl Table {
         }
         let gone = |entry: &&Entry| {
             matches!(&entry.socket, Held::Seen(weak) if !weak.is_open())
-                && !self.is_leaving(entry.number)
+                && !self.is_kept(entry.number)
         };
         let gone = self.members.iter().filter(gone);
         gone.map(|entry| entry.number).collect()
@@ -242,6 +251,7 @@ impl Table {
     /// The kernel's order after that member has left.
     fn strike(&mut self, number: usize) {
         self.leaving.retain(|exit| exit.number != number);
+        self.released.retain(|exit| exit.number != number);
         if let Some(place) = self.place_of(number) {
             self.members.swap_remove(place);
             trace::closed(self.addr, number, self.places().as_deref());
@@ -252,8 +262,13 @@ impl Table {
         self.members.iter().position(|entry| entry.number == number)
     }
 
-    pub(crate) fn has(&self, number: usize) -> bool {
+    /// Is the number somebody's?
+    fn has(&self, number: usize) -> bool {
         self.place_of(number).is_some()
+    }
+
+    pub(crate) fn has_left(&self, number: usize) -> bool {
+        !self.has(number) || self.released.iter().any(|exit| exit.number == number)
     }
 
     /// Is it one that gets what is new?
@@ -441,7 +456,7 @@ impl Table {
         let (kind, leaves) = (self.kind, own.is_ok() && self.spread == Spread::Kernel);
         self.reorder(Some(number), || {
             if leaves {
-                sys::leave(kind, sys::borrow(&socket));
+                let _ = sys::leave(kind, sys::borrow(&socket));
             }
             drop(socket);
         });
@@ -567,29 +582,39 @@ impl Table {
         self.steer_on()
     }
 
-    /// Takes out a member that was leaving.
-    pub(crate) fn finish(&mut self, exit: Exit, fd: Option<BorrowedFd<'_>>) -> Result<(), Error> {
+    /// Takes out a member that was leaving; false where it is in until its owner closes it.
+    pub(crate) fn finish(&mut self, exit: Exit, fd: Option<BorrowedFd<'_>>) -> Result<bool, Error> {
         // A UDP socket is out at once, and others can be closed besides.
         match self.leaving.contains(&exit) {
             true => self.depart(exit.number, fd),
-            false => self.notice(),
+            false => self.notice().map(|()| true),
         }
     }
 
-    /// Takes out a member that gets nothing new.
+    /// Nothing but its owner keeps a member any more, which is noticed when it has been closed.
+    pub(crate) fn release(&mut self, exit: Exit) -> Result<(), Error> {
+        if self.leaving.contains(&exit) {
+            self.released.push(exit);
+        }
+        self.notice()
+    }
+
+    /// Takes out a member that gets nothing new; false where it is in until it is closed.
     pub(crate) fn depart(
         &mut self,
         number: usize,
         fd: Option<BorrowedFd<'_>>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let noticed = self.notice();
         let kind = self.kind;
         if let Some(fd) = fd {
-            self.reorder(Some(number), || sys::leave(kind, fd));
+            if !self.reorder(Some(number), || sys::leave(kind, fd)) {
+                return noticed.map(|()| false);
+            }
         }
         self.strike(number);
         noticed.and(self.notice())?;
-        self.steer_on()
+        self.steer_on().map(|()| true)
     }
 
     /// Steers as if that member had never left, where somebody steered around it.
@@ -733,7 +758,7 @@ impl Table {
             if let Some(place) = self.place_of(number) {
                 let Entry { socket, .. } = &self.members[place];
                 if let Held::Elder(fd) = socket {
-                    sys::leave(self.kind, sys::borrow(fd));
+                    let _ = sys::leave(self.kind, sys::borrow(fd));
                 }
                 self.members.swap_remove(place);
             }

@@ -47,7 +47,9 @@ pub(crate) fn hide(_: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// It leaves when it is closed.
-pub(crate) fn leave(_: Kind, _: BorrowedFd<'_>) {}
+pub(crate) fn leave(_: Kind, _: BorrowedFd<'_>) -> bool {
+    false
+}
 
 pub(crate) fn is_blocking(_: BorrowedFd<'_>) -> bool {
     false

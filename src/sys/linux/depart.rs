@@ -40,18 +40,19 @@ pub(crate) fn hide(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Takes a socket out of its group at once; what is queued in a listener is lost, and whoever waits
-/// in accept(2) gets an error.
+/// in accept(2) gets an error. False where it leaves only when it is closed.
 ///
 /// A child that was forked and has not yet called exec keeps a socket alive that was closed here.
 /// shutdown(2) acts on the socket (kernel: inet_shutdown, tcp_disconnect).
-pub(crate) fn leave(kind: Kind, fd: BorrowedFd<'_>) {
+pub(crate) fn leave(kind: Kind, fd: BorrowedFd<'_>) -> bool {
     match kind {
         Kind::Tcp => {
             // SAFETY: shutdown takes two ints and touches no memory. Refused only where it has left.
             unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RD) };
+            true
         }
-        // Refused where it is restricted to a device; then it leaves when it is closed.
-        Kind::Udp => drop(hide(fd)),
+        // Refused where it is restricted to a device, and before 5.0.
+        Kind::Udp => hide(fd).is_ok(),
     }
 }
 
