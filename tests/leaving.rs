@@ -9,29 +9,20 @@ mod util;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use members::{FOREVER, Kind, Open, PLACES, program, stays_pending};
+use members::{
+    FOREVER, HERE, Kind, Open, PLACES, deferred, half_open_handshakes_are_waited_for, len, program,
+    stays_pending, weights,
+};
 use reuseport::{
     AsyncStd, ConnectionIds, Family, Group, Leaving, Member, Options, Promise, ReusePort, Roster,
-    Settled, Smol, Spread, Std, Steering, Tokio, queue,
+    Settled, Smol, Spread, Std, Steering, Tokio,
 };
 use util::{Runtime, in_child, is_child};
-
-const HERE: (Family, &str) = (Family::Any, "127.0.0.1:");
-
-/// How many connections wait in a listener.
-fn len(listener: &impl std::os::fd::AsFd) -> usize {
-    queue(listener).unwrap().len as usize
-}
-
-fn weights(weights: &[u32]) -> Options {
-    Options::new().steering(Steering::Weights(weights.to_vec()))
-}
 
 #[test]
 fn what_leaves_can_be_sent_to_other_threads() {
@@ -104,56 +95,6 @@ fn one_leaves_and_another_joins<R: Runtime>() {
 }
 
 on_every_runtime!(one_leaves_and_another_joins);
-
-/// Listeners that get a connection only with its first byte: until then it is a half-open request,
-/// which no queue shows (tcp(7), TCP_DEFER_ACCEPT).
-pub(crate) fn deferred(options: Options) -> Options {
-    options.before_bind(|fd| {
-        let seconds: libc::c_int = 60;
-        #[allow(
-            unsafe_code,
-            reason = "nothing safe sets this option on every listener"
-        )]
-        // SAFETY: the pointer and the length are those of `seconds`.
-        let result = unsafe {
-            libc::setsockopt(
-                fd.as_raw_fd(),
-                libc::IPPROTO_TCP,
-                libc::TCP_DEFER_ACCEPT,
-                (&raw const seconds).cast(),
-                size_of_val(&seconds) as libc::socklen_t,
-            )
-        };
-        match result {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        }
-    })
-}
-
-fn half_open_handshakes_are_waited_for() {
-    for place in PLACES {
-        let mut open = Open::<TcpListener>::new(&deferred(weights(&[0, 1])), place, 2);
-        let mut clients: Vec<_> = (0..4)
-            .map(|_| TcpStream::connect(open.way()).unwrap())
-            .collect();
-        assert_eq!(len(open.get(1)), 0, "{place:?}");
-        let leaving = open.roster.leave(1).unwrap();
-        let mut settled = leaving.settled(FOREVER);
-        assert!(stays_pending(&mut settled), "{place:?}");
-        for client in &mut clients {
-            client.write_all(b"!").unwrap();
-            util::until(|| (len(open.get(1)) == 1).then_some(()));
-            assert!(stays_pending(&mut settled), "{place:?}");
-            let (mut server, _) = open.get(1).accept().unwrap();
-            server.write_all(b"?").unwrap();
-            client.read_exact(&mut [0]).unwrap();
-        }
-        assert_eq!(smol::block_on(settled).unwrap(), 0, "{place:?}");
-        drop(open.remove(1));
-        assert_eq!(open.roster.places(), [0]);
-    }
-}
 
 #[test]
 fn handshakes_that_are_under_way() {
@@ -839,6 +780,48 @@ fn a_listener_that_is_dropped_is_noticed() {
 #[test]
 fn a_socket_that_is_dropped_is_noticed() {
     a_plain_drop_is_noticed::<UdpSocket>();
+}
+
+/// Somebody gets what comes, even if all are leaving.
+fn the_last_that_stays_goes<S: Kind>() {
+    for by_close in [true, false] {
+        // By connection ids, so that sockets too are in the group while they leave.
+        let steering = match S::IS_TCP {
+            true => Steering::Hash,
+            false => Steering::ConnectionIds(ConnectionIds::quic()),
+        };
+        let options = Options::new().steering(steering.clone());
+        let mut open = Open::<S>::new(&options, HERE, 3);
+        let leaving = [0, 1].map(|number| open.roster.leave(number).unwrap());
+        if by_close {
+            let socket = open.remove(2);
+            open.roster.close(2, socket).unwrap();
+        } else {
+            open.drop_plainly(2);
+        }
+        assert_eq!(open.roster.places(), [0, 1]);
+        assert_eq!(open.counts(50, b"?").iter().sum::<usize>(), 50);
+        open.roster.steer(&steering).unwrap();
+        // Whoever joins gets everything.
+        assert_eq!(open.join(), 2);
+        assert_eq!(open.counts(50, b"?")[2], 50);
+        for leaving in leaving {
+            let number = leaving.member();
+            assert_eq!(leaving.settled_blocking(FOREVER).unwrap(), 0);
+            drop(open.remove(number));
+        }
+        assert_eq!(open.roster.places(), [2]);
+    }
+}
+
+#[test]
+fn the_last_listener_that_stays_goes() {
+    the_last_that_stays_goes::<TcpListener>();
+}
+
+#[test]
+fn the_last_socket_that_stays_goes() {
+    the_last_that_stays_goes::<UdpSocket>();
 }
 
 /// The kernel's order depends on who went first, also where the other left by this crate.

@@ -4,10 +4,14 @@
 #![allow(dead_code, reason = "no test file uses all of it")]
 
 use std::cell::Cell;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use reuseport::{Error, Family, Group, Instruction, Member, Options, Roster, Socket, Steering};
+use reuseport::{
+    Error, Family, Group, Instruction, Member, Options, Roster, Socket, Steering, queue,
+};
 
 use crate::util;
 
@@ -216,4 +220,68 @@ pub fn stays_pending(future: &mut (impl Future + Unpin)) -> bool {
         grace_period();
         smol::block_on(smol::future::poll_once(&mut *future)).is_none()
     })
+}
+
+/// One kind of address, where any will do.
+pub const HERE: (Family, &str) = (Family::Any, "127.0.0.1:");
+
+/// How many connections wait in a listener.
+pub fn len(listener: &impl std::os::fd::AsFd) -> usize {
+    queue(listener).unwrap().len as usize
+}
+
+/// A group whose members have these weights.
+pub fn weights(weights: &[u32]) -> Options {
+    Options::new().steering(Steering::Weights(weights.to_vec()))
+}
+
+/// Listeners that get a connection only with its first byte: until then it is a half-open request,
+/// which no queue shows (tcp(7), TCP_DEFER_ACCEPT).
+pub fn deferred(options: Options) -> Options {
+    options.before_bind(|fd| {
+        let seconds: libc::c_int = 60;
+        #[allow(
+            unsafe_code,
+            reason = "nothing safe sets this option on every listener"
+        )]
+        // SAFETY: the pointer and the length are those of `seconds`.
+        let result = unsafe {
+            libc::setsockopt(
+                fd.as_raw_fd(),
+                libc::IPPROTO_TCP,
+                libc::TCP_DEFER_ACCEPT,
+                (&raw const seconds).cast(),
+                size_of_val(&seconds) as libc::socklen_t,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    })
+}
+
+/// Each is waited for until it is done and accepted.
+pub fn half_open_handshakes_are_waited_for() {
+    for place in PLACES {
+        let mut open = Open::<TcpListener>::new(&deferred(weights(&[0, 1])), place, 2);
+        let mut clients: Vec<_> = (0..4)
+            .map(|_| TcpStream::connect(open.way()).unwrap())
+            .collect();
+        assert_eq!(len(open.get(1)), 0, "{place:?}");
+        let leaving = open.roster.leave(1).unwrap();
+        let mut settled = leaving.settled(FOREVER);
+        assert!(stays_pending(&mut settled), "{place:?}");
+        for client in &mut clients {
+            client.write_all(b"!").unwrap();
+            util::until(|| (len(open.get(1)) == 1).then_some(()));
+            assert!(stays_pending(&mut settled), "{place:?}");
+            let (mut server, _) = open.get(1).accept().unwrap();
+            server.write_all(b"?").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+        }
+        assert_eq!(smol::block_on(settled).unwrap(), 0, "{place:?}");
+        drop(open.remove(1));
+        assert_eq!(open.roster.places(), [0]);
+    }
 }
