@@ -715,6 +715,25 @@ fn sockets_are_steered_while_one_leaves() {
     each_steering_keeps_it_out::<UdpSocket>();
 }
 
+/// What comes of it some times on each processor, by which members that are pinned are chosen.
+fn from_each_processor<T: Send>(f: impl Fn() -> T + Sync) -> Vec<T> {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| {
+            let all = sched_getaffinity(None).unwrap();
+            let cpus = (0..CpuSet::MAX_CPU).filter(|&cpu| all.is_set(cpu));
+            let on = |cpu| {
+                let mut one = CpuSet::new();
+                one.set(cpu);
+                sched_setaffinity(None, &one).unwrap();
+                (0..20).map(|_| f()).collect::<Vec<_>>()
+            };
+            cpus.flat_map(on).collect()
+        });
+        worker.join().unwrap()
+    })
+}
+
 /// A group that is whole is steered by its members, pinned ones included.
 #[test]
 fn a_whole_group_is_steered_while_one_leaves() {
@@ -730,9 +749,8 @@ fn a_whole_group_is_steered_while_one_leaves() {
     let mut connections = Vec::new();
     for steering in steerings {
         group.steer(&steering).unwrap();
-        for _ in 0..30 {
-            connections.push(TcpStream::connect(group.local_addr()).unwrap());
-        }
+        let addr = group.local_addr();
+        connections.extend(from_each_processor(|| TcpStream::connect(addr).unwrap()));
         let lens = || group.iter().map(len).collect::<Vec<_>>();
         util::until(|| (lens().iter().sum::<usize>() == connections.len()).then_some(()));
         assert_eq!(lens()[1], 0, "{steering:?}");
