@@ -102,7 +102,6 @@ impl Generation {
     ///
     /// Under [connection ids](crate::Steering::ConnectionIds) it is the time from which no new flow
     /// comes; the sockets stay open until the flows have ended.
-    #[must_use]
     pub fn relieved(&self) -> Relieved {
         Relieved(Arc::clone(&self.0))
     }

@@ -3,8 +3,10 @@ use std::net::SocketAddr;
 use std::{slice, vec};
 
 use crate::opening::{Opening, Purpose};
-use crate::sys::{self, OwnedFd};
-use crate::{Error, Member, Options, Roster, Socket, Spread, Steering, ToAddr, adopt, trace};
+use crate::sys::{self, AsFd, OwnedFd};
+use crate::{
+    Error, Member, Options, Roster, Socket, Spread, Steering, ToAddr, adopt, handover, trace,
+};
 
 /// Sockets on one port that were opened together, before any of them serves.
 ///
@@ -163,18 +165,51 @@ impl<S: Socket> Group<S> {
             members.push(Member::new(adopted.fd.into(), index));
         }
         match group_addr {
-            Some(addr) => Ok(Self::new(
-                addr,
-                members,
-                Spread::Kernel,
-                false,
-                Options::new(),
-            )),
+            Some(addr) => {
+                let options = members.first().map(Options::like).unwrap_or_default();
+                Ok(Self::new(addr, members, Spread::Kernel, false, options))
+            }
             None => Err(Error::invalid(
                 "cannot adopt a group",
                 "there is no descriptor",
             )),
         }
+    }
+
+    /// Takes the group that another process of this user hands over.
+    ///
+    /// [`Roster::hand_over`] is the other side. Nothing is closed, so nothing is lost: both processes
+    /// have the same sockets, and each connection is accepted by one of them, until the other stops.
+    /// The members have the numbers that they had there, in the places that they have; the kernel
+    /// goes on steering as it did until this process steers. Dropping a member closes it.
+    ///
+    /// `from` is a UNIX stream in blocking mode; each wait on it is bounded by its own timeouts.
+    ///
+    /// # Errors
+    ///
+    /// [`PermissionDenied`](std::io::ErrorKind::PermissionDenied) where the other process is another
+    /// user's. [`InvalidData`](std::io::ErrorKind::InvalidData) where it sends something else, or
+    /// speaks another version. [`InvalidInput`](std::io::ErrorKind::InvalidInput) for what is no
+    /// group of this kind of socket, and for a stream that does not block.
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported) where no descriptors can be passed. All that
+    /// came is closed then, and the other process goes on.
+    pub fn receive(from: &impl AsFd) -> Result<Self, Error> {
+        let parcel = handover::receive(from, S::KIND).inspect_err(trace::refused)?;
+        let addr = parcel.addr;
+        let options = parcel
+            .members
+            .first()
+            .map(|(_, fd)| Options::like(fd))
+            .unwrap_or_default();
+        let roster = Roster::new(addr, 0, Spread::Kernel, true, options);
+        let mut members = Vec::with_capacity(parcel.members.len());
+        for (number, fd) in parcel.members {
+            roster.shared().table().add(number, sys::borrow(&fd));
+            members.push(Member::inherited(fd.into(), number));
+        }
+        members.sort_by_key(Member::index);
+        trace::received(S::KIND, addr, members.len());
+        Ok(Self::of(addr, members, Spread::Kernel, roster))
     }
 
     /// The address that all members share.

@@ -3,7 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::sys::{self, BorrowedFd, Kind, OwnedFd, pass};
+use crate::roster::Shared;
+use crate::sys::{self, AsFd, Kind, OwnedFd, pass};
 use crate::{Error, adopt};
 
 /// The first bytes of every message, and the version of what follows.
@@ -39,7 +40,7 @@ impl Word {
     }
 }
 
-pub(crate) fn say(to: &OwnedFd, word: Word) -> io::Result<()> {
+pub(crate) fn say(to: &impl AsFd, word: Word) -> io::Result<()> {
     pass::send(sys::borrow(to), &head(word), &[])
 }
 
@@ -50,7 +51,7 @@ fn head(word: Word) -> Vec<u8> {
 }
 
 /// Waits for a message; fails where it is another than that.
-pub(crate) fn hear(from: &OwnedFd, word: Word) -> io::Result<()> {
+pub(crate) fn hear(from: &impl AsFd, word: Word) -> io::Result<()> {
     let (bytes, _) = pass::receive(sys::borrow(from))?;
     body(&bytes, word).map(drop)
 }
@@ -91,7 +92,7 @@ pub(crate) struct Parcel {
 }
 
 impl Parcel {
-    pub(crate) fn send(&self, to: &OwnedFd) -> io::Result<()> {
+    pub(crate) fn send(&self, to: &impl AsFd) -> io::Result<()> {
         let mut bytes = head(Word::Members);
         bytes.push(match self.kind {
             Kind::Tcp => 0,
@@ -103,11 +104,11 @@ impl Parcel {
             bytes.extend(number.to_le_bytes());
         }
         let members = self.members.iter().map(|(_, fd)| fd);
-        let fds: Vec<BorrowedFd<'_>> = members.chain(&self.extra).map(sys::borrow).collect();
+        let fds: Vec<_> = members.chain(&self.extra).map(sys::borrow).collect();
         pass::send(sys::borrow(to), &bytes, &fds)
     }
 
-    pub(crate) fn receive(from: &OwnedFd) -> io::Result<Self> {
+    pub(crate) fn receive(from: &impl AsFd) -> io::Result<Self> {
         let broken = || io::Error::new(io::ErrorKind::InvalidData, "the message is broken");
         let (bytes, fds) = pass::receive(sys::borrow(from))?;
         let body = body(&bytes, Word::Members)?;
@@ -162,7 +163,7 @@ impl Parcel {
 }
 
 /// Refuses a process of another user: it could send and take anything.
-pub(crate) fn check_peer(socket: &OwnedFd) -> io::Result<()> {
+pub(crate) fn check_peer(socket: &impl AsFd) -> io::Result<()> {
     let peer = pass::peer(sys::borrow(socket))?;
     let me = sys::user();
     if peer.uid == me {
@@ -173,4 +174,67 @@ pub(crate) fn check_peer(socket: &OwnedFd) -> io::Result<()> {
         peer.uid
     );
     Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+}
+
+fn check_mode(socket: &impl AsFd, what: &str) -> Result<(), Error> {
+    match sys::is_blocking(sys::borrow(socket)) {
+        true => Ok(()),
+        false => Err(Error::invalid(what.to_owned(), "the stream does not block")),
+    }
+}
+
+pub(crate) fn hand_over(roster: &Shared, to: &impl AsFd) -> Result<(), Error> {
+    let addr = roster.table().addr();
+    let what = format!("cannot hand the group on {addr} over");
+    let failed = |error: io::Error| {
+        let reason = pass::reason(&error);
+        Error::system(what.clone(), error).at(addr).why(reason)
+    };
+    check_mode(to, &what)?;
+    check_peer(to).map_err(failed)?;
+    let Some(members) = roster.table().give_away()? else {
+        return Err(Error::invalid(what, "a member is leaving").at(addr));
+    };
+    let parcel = Parcel {
+        kind: roster.table().kind(),
+        pid: std::process::id(),
+        members,
+        extra: None,
+    };
+    let given = parcel.send(to).and_then(|()| hear(to, Word::Taken));
+    drop(parcel);
+    match given {
+        Ok(()) => {
+            roster.table().forget();
+            Ok(())
+        }
+        Err(error) => {
+            roster.table().take_back()?;
+            Err(failed(error))
+        }
+    }
+}
+
+/// A group that has arrived.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) addr: SocketAddr,
+    pub(crate) members: Vec<(usize, OwnedFd)>,
+}
+
+pub(crate) fn receive(from: &impl AsFd, kind: Kind) -> Result<Received, Error> {
+    let what = "cannot receive a group";
+    let failed = |error: io::Error| {
+        let reason = pass::reason(&error);
+        Error::system(what, error).why(reason)
+    };
+    check_mode(from, what)?;
+    check_peer(from).map_err(failed)?;
+    let parcel = Parcel::receive(from).map_err(failed)?;
+    let addr = parcel.check(kind)?;
+    say(from, Word::Taken).map_err(failed)?;
+    Ok(Received {
+        addr,
+        members: parcel.members,
+    })
 }

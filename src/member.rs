@@ -30,11 +30,26 @@ use crate::{Error, ReusePort, Socket, adopt, trace};
 pub struct Member<S> {
     socket: S,
     index: usize,
+    /// Does another process still have the same socket, in a mode of its own?
+    inherited: bool,
 }
 
 impl<S: Socket> Member<S> {
     pub(crate) fn new(socket: S, index: usize) -> Self {
-        Self { socket, index }
+        Self {
+            socket,
+            index,
+            inherited: false,
+        }
+    }
+
+    /// One that another process may still use: its mode is changed only when it is taken.
+    pub(crate) fn inherited(socket: S, index: usize) -> Self {
+        Self {
+            socket,
+            index,
+            inherited: true,
+        }
     }
 
     pub(crate) fn get_ref(&self) -> &S {
@@ -70,20 +85,24 @@ impl<S: Socket> Member<S> {
     ///
     /// Where the runtime does: see its marker type.
     pub fn attach<R: ReusePort>(self) -> Result<S::In<R>, Error> {
-        if R::NONBLOCKING {
-            sys::set_nonblocking(&self.socket, true).map_err(Error::not_taken)?;
+        if R::NONBLOCKING || self.inherited {
+            sys::set_nonblocking(&self.socket, R::NONBLOCKING).map_err(Error::not_taken)?;
         }
         self.socket.enter::<R>().map_err(Error::not_taken)
     }
 
     /// std's own socket, in blocking mode, for libraries that take that (quinn, tonic, trillium).
     pub fn into_std(self) -> S {
+        if self.inherited {
+            // Refused for no descriptor that is open (fcntl(2)).
+            let _ = sys::set_nonblocking(&self.socket, false);
+        }
         self.socket
     }
 }
 
 impl<S: Socket> From<Member<S>> for OwnedFd {
     fn from(member: Member<S>) -> Self {
-        member.socket.into()
+        member.into_std().into()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::addr::sealed::ToAddr as _;
 use crate::opening::{Opening, Purpose};
-use crate::sys::{BorrowedFd, Kind, Socket};
+use crate::sys::{self, AsFd, BorrowedFd, Kind, Socket};
 use crate::{
     Error, Family, Generation, Group, Net, ReusePort, Spread, Steering, ToAddr, dial, group,
     succession, trace,
@@ -51,6 +51,14 @@ impl Options {
             spread: Spread::Best,
             steering: Steering::Hash,
             before_bind: None,
+        }
+    }
+
+    /// With what another member is opened beside one that was opened elsewhere.
+    pub(crate) fn like(member: &impl AsFd) -> Self {
+        match sys::only_v6(member) {
+            Ok(true) => Self::new().family(Family::V6),
+            Ok(false) | Err(_) => Self::new(),
         }
     }
 

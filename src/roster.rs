@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sys::AsFd;
 use crate::table::{Exit, Table};
-use crate::{Error, Leaving, Member, Options, Socket, Spread, Steering, trace};
+use crate::{Error, Leaving, Member, Options, Socket, Spread, Steering, handover, trace};
 
 /// Who stands where in the kernel's group, while its members work on threads of their own.
 ///
@@ -174,6 +174,28 @@ impl<S: Socket> Roster<S> {
         let _turn = self.0.turn();
         let mut table = self.0.table();
         table.close(member, socket).inspect_err(trace::refused)
+    }
+
+    /// Hands every member to another process of this user, and waits until it has them.
+    ///
+    /// [`Group::receive`](crate::Group::receive) is the other side. Nothing is closed, so nothing is
+    /// lost: from here on both processes accept, until the workers of this one stop and drop their
+    /// listeners. The other process decides on the group; here nothing can be steered, left or joined
+    /// any more.
+    ///
+    /// `to` is a UNIX stream in blocking mode; each wait on it is bounded by its own timeouts. Several
+    /// groups go over one stream one after the other. There may be any number of members: they are
+    /// sent in portions.
+    ///
+    /// # Errors
+    ///
+    /// [`PermissionDenied`](std::io::ErrorKind::PermissionDenied) where the other process is another
+    /// user's. [`InvalidInput`](std::io::ErrorKind::InvalidInput) where members' places are not
+    /// known, one is leaving, and for a stream that does not block.
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported) where no descriptors can be passed. What the
+    /// system answers where the other process ends. This process then goes on.
+    pub fn hand_over(&self, to: &impl AsFd) -> Result<(), Error> {
+        handover::hand_over(&self.0, to).inspect_err(trace::refused)
     }
 
     /// Steers a group that is whole, of which every descriptor is at hand.

@@ -46,6 +46,10 @@ cfg_if::cfg_if! {
             debug!(target: "reuseport", %addr, ?steering, "steered");
         }
 
+        pub(crate) fn received(kind: Kind, addr: SocketAddr, members: usize) {
+            debug!(target: "reuseport", protocol = kind.name(), %addr, members, "received a group");
+        }
+
         pub(crate) fn joined(addr: SocketAddr, member: usize, places: Option<&[usize]>) {
             debug!(target: "reuseport", %addr, member, ?places, "a member joined");
         }
@@ -71,6 +75,8 @@ cfg_if::cfg_if! {
         pub(crate) fn dialed(_: SocketAddr, _: SocketAddr) {}
 
         pub(crate) fn steered(_: SocketAddr, _: &Steering) {}
+
+        pub(crate) fn received(_: Kind, _: SocketAddr, _: usize) {}
 
         pub(crate) fn joined(_: SocketAddr, _: usize, _: Option<&[usize]>) {}
 

@@ -33,6 +33,11 @@ pub(crate) fn is_unsupported(_: &io::Error) -> bool {
     false
 }
 
+/// Nobody can be asked.
+pub(crate) fn is_blocking(_: BorrowedFd<'_>) -> bool {
+    true
+}
+
 /// Users have no numbers here.
 pub(crate) fn user() -> u32 {
     0

@@ -23,7 +23,7 @@
 //! - `Weak`: a socket that somebody else owns, without a descriptor of it.
 //! - `hide(BorrowedFd)`: keeps what arrives from finding a socket, and takes UDP out of its group.
 //! - `leave(Kind, BorrowedFd)`: takes a socket out of its group at once.
-//! - `is_blocking(BorrowedFd) -> bool`, `is_readable(BorrowedFd) -> io::Result<bool>`.
+//! - `is_readable(BorrowedFd) -> io::Result<bool>`: is something in its queue?
 //! - `barrier()`: waits until all packets that are being delivered have been.
 //! - `migrates() -> bool`: does the kernel hand a closing listener's queue to its group?
 //! - `counts(Option<&Weak>, &SocketAddr) -> bool` and `Requests`: what a listener has still to accept.
@@ -52,8 +52,8 @@ use std::net::SocketAddr;
 
 pub(crate) use fd::{AsFd, BorrowedFd, OwnedFd, borrow, number};
 pub(crate) use socket::{
-    Description, Family, Socket, describe, is_connected_to_itself, local_addr, reset_at_close,
-    set_nonblocking,
+    Description, Family, Socket, describe, is_connected_to_itself, local_addr, only_v6,
+    reset_at_close, set_nonblocking,
 };
 
 #[cfg(feature = "std")]
@@ -65,11 +65,11 @@ cfg_if::cfg_if! {
     if #[cfg(unix)] {
         mod unix;
         use unix::{is_in_progress, wait_writable};
-        pub(crate) use unix::{is_listening, is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, user, zone};
+        pub(crate) use unix::{is_blocking, is_listening, is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, user, zone};
     } else {
         mod elsewhere;
         use elsewhere::{is_in_progress, wait_writable};
-        pub(crate) use elsewhere::{is_listening, is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, user, zone};
+        pub(crate) use elsewhere::{is_blocking, is_listening, is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, user, zone};
     }
 }
 
@@ -109,7 +109,6 @@ cfg_if::cfg_if! {
         target_os = "dragonfly", target_os = "netbsd", target_os = "openbsd", target_os = "illumos",
         target_os = "solaris",
     ))] {
-        #[allow(dead_code, reason = "what hands a group over is not there yet")]
         pub(crate) mod pass;
     } else {
         #[path = "unpassed.rs"]
@@ -119,7 +118,6 @@ cfg_if::cfg_if! {
 
 cfg_if::cfg_if! {
     if #[cfg(any(target_os = "linux", target_os = "android"))] {
-        #[allow(unused_imports, reason = "what hands a group over is not there yet")]
         pub(crate) use platform::meet;
     } else {
         #[path = "unmet.rs"]
@@ -129,8 +127,8 @@ cfg_if::cfg_if! {
 
 pub(crate) use platform::{
     DUAL_STACK, GROUP_LIMIT, Requests, Weak, barrier, bind_device, blame, claim, counts, cpus,
-    dispatch, dispatch_reason, has_stranger, hide, identity, is_blocking, is_readable, is_shared,
-    leave, migrates, occupants, packet_queue, pin, pins_groups, queue, release, restartable, share,
+    dispatch, dispatch_reason, has_stranger, hide, identity, is_readable, is_shared, leave,
+    migrates, occupants, packet_queue, pin, pins_groups, queue, release, restartable, share,
     support,
 };
 

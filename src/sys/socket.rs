@@ -146,6 +146,11 @@ pub(crate) fn set_nonblocking(fd: &impl AsFd, nonblocking: bool) -> io::Result<(
     SockRef::from(fd).set_nonblocking(nonblocking)
 }
 
+/// IPV6_V6ONLY; an error for IPv4 (ipv6(7)).
+pub(crate) fn only_v6(fd: &impl AsFd) -> io::Result<bool> {
+    SockRef::from(fd).only_v6()
+}
+
 /// The address that a socket of any runtime is bound to.
 pub(crate) fn local_addr(fd: &impl AsFd) -> io::Result<SocketAddr> {
     let addr = SockRef::from(fd).local_addr()?;

@@ -51,10 +51,6 @@ pub(crate) fn leave(_: Kind, _: BorrowedFd<'_>) -> bool {
     false
 }
 
-pub(crate) fn is_blocking(_: BorrowedFd<'_>) -> bool {
-    false
-}
-
 pub(crate) fn is_readable(_: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(false)
 }

@@ -132,6 +132,13 @@ pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOPROTOOPT)
 }
 
+/// Does whoever waits for a connection at this socket wait in the kernel, in accept(2)?
+pub(crate) fn is_blocking(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: F_GETFL takes no argument and touches no memory.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) });
+    flags.is_ok_and(|flags| flags & libc::O_NONBLOCK == 0)
+}
+
 /// The user whose sockets this process opens.
 pub(crate) fn user() -> u32 {
     // SAFETY: geteuid cannot fail and touches no memory.

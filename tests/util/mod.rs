@@ -208,7 +208,7 @@ pub fn skip(what: &str) {
 }
 
 /// Runs `f` on a thread of its own, and hands a panic on.
-fn on_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+pub fn on_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| match scope.spawn(f).join() {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),

@@ -56,13 +56,6 @@ pub(crate) fn leave(kind: Kind, fd: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// Does whoever waits for a connection at this socket wait in the kernel, in accept(2)?
-pub(crate) fn is_blocking(fd: BorrowedFd<'_>) -> bool {
-    // SAFETY: F_GETFL takes no argument and touches no memory.
-    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) });
-    flags.is_ok_and(|flags| flags & libc::O_NONBLOCK == 0)
-}
-
 /// Is something in a socket's queue?
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut entry = libc::pollfd {

@@ -5,7 +5,6 @@ mod depart;
 mod diag;
 mod guard;
 mod holder;
-#[allow(dead_code, reason = "what hands a group over is not there yet")]
 pub(crate) mod meet;
 mod occupants;
 mod probe;
@@ -18,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 
 pub(crate) use depart::{
-    Requests, barrier, counts, has_stranger, hide, is_blocking, is_readable, leave, migrates,
+    Requests, barrier, counts, has_stranger, hide, is_readable, leave, migrates,
 };
 pub(crate) use holder::blame;
 pub(crate) use occupants::occupants;
