@@ -225,7 +225,7 @@ impl Succession {
     fn new(roster: Arc<Shared>, addr: SocketAddr, door: OwnedFd, elder: Option<Elder>) -> Self {
         let kind = roster.table().kind();
         let promise = match kind {
-            Kind::Tcp if !sys::counts(&addr) => Promise::Waiting,
+            Kind::Tcp if !sys::counts(None, &addr) => Promise::Waiting,
             Kind::Tcp | Kind::Udp => Promise::Lossless,
         };
         Self {

@@ -26,7 +26,7 @@
 //! - `is_readable(BorrowedFd) -> io::Result<bool>`: is something in its queue?
 //! - `barrier()`: waits until all packets that are being delivered have been.
 //! - `migrates() -> bool`: does the kernel hand a closing listener's queue to its group?
-//! - `counts(&SocketAddr) -> bool` and `Requests`: what a listener has still to accept.
+//! - `counts(Option<&Weak>, &SocketAddr) -> bool` and `Requests`: what a listener has still to accept.
 //! - `has_stranger(Kind, &SocketAddr, &[u64]) -> bool`: does somebody else share an address?
 //! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: whose fault an error of bind
 //!   or listen is.
