@@ -80,7 +80,7 @@ impl Generation {
     /// thread can be started. What the kernel answers to the steering; the process before then goes
     /// on.
     pub fn take_over(&self, deadline: Duration) -> TakeOver {
-        TakeOver(Succession::take_over(&self.0, deadline))
+        TakeOver(Some(Succession::take_over(&self.0, deadline)))
     }
 
     /// As [`take_over`](Self::take_over), and blocks.
@@ -121,15 +121,22 @@ impl Drop for Generation {
 /// The future of [`Generation::take_over`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless they are awaited, and the error is in this one"]
-pub struct TakeOver(Result<Arc<Succession>, Error>);
+pub struct TakeOver(Option<Result<Arc<Succession>, Error>>);
 
 impl Future for TakeOver {
     type Output = Result<u32, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Ok(succession) => succession.taken.poll(context, Option::take),
-            Err(error) => Poll::Ready(Err(error.take())),
+        match self.0.take() {
+            Some(Ok(succession)) => {
+                let taken = succession.taken.poll(context, Option::take);
+                if taken.is_pending() {
+                    self.0 = Some(Ok(succession));
+                }
+                taken
+            }
+            Some(Err(error)) => Poll::Ready(Err(error)),
+            None => Poll::Pending,
         }
     }
 }

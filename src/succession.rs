@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,11 +36,22 @@ pub(crate) struct Succession {
     /// Where the next process comes.
     door: OwnedFd,
     elder: Option<Elder>,
-    /// Has the takeover begun, or is it given up?
-    begun: AtomicBool,
+    begun: Mutex<Begun>,
     given_up: AtomicBool,
     pub(crate) taken: Slot<Result<u32, Error>>,
     pub(crate) relieved: Slot<()>,
+}
+
+/// Why the takeover has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    NotYet,
+    /// It was asked for.
+    Asked,
+    /// The process before had died, and nobody would have served.
+    Needed,
+    /// Never: it is given up.
+    Never,
 }
 
 /// The process before.
@@ -234,7 +245,7 @@ impl Succession {
             promise,
             door,
             elder,
-            begun: AtomicBool::new(false),
+            begun: Mutex::new(Begun::NotYet),
             given_up: AtomicBool::new(false),
             taken: Slot::new(),
             relieved: Slot::new(),
@@ -253,14 +264,28 @@ impl Succession {
         Error::invalid(format!("cannot take over {}", self.addr), why).at(self.addr)
     }
 
+    fn begun(&self) -> MutexGuard<'_, Begun> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins unless it has; returns what was before.
+    fn begin(&self, why: Begun) -> Begun {
+        let mut begun = self.begun();
+        let before = *begun;
+        *begun = match (before, why) {
+            (Begun::NotYet, _) => why,
+            (Begun::Needed, Begun::Asked) => Begun::Asked,
+            _ => before,
+        };
+        before
+    }
+
     pub(crate) fn take_over(this: &Arc<Self>, deadline: Duration) -> Result<Arc<Self>, Error> {
-        if this.begun.swap(true, Ordering::AcqRel) {
-            // The process before died first, and this one has taken over by itself.
-            let by_itself = this.elder.as_ref().is_some_and(Elder::is_gone);
-            return match by_itself && this.taken.has_value() {
-                true => Ok(Arc::clone(this)),
-                false => Err(this.invalid("it has been called before")),
-            };
+        match this.begin(Begun::Asked) {
+            Begun::NotYet => {}
+            // It has taken over by itself, and who asks first is told how that went.
+            Begun::Needed => return Ok(Arc::clone(this)),
+            Begun::Asked | Begun::Never => return Err(this.invalid("it has been called before")),
         }
         let until = Instant::now().checked_add(deadline);
         let begin = || {
@@ -276,7 +301,7 @@ impl Succession {
         match begin() {
             Ok(()) => Ok(Arc::clone(this)),
             Err(error) => {
-                this.begun.store(false, Ordering::Release);
+                *this.begun() = Begun::NotYet;
                 Err(error)
             }
         }
@@ -285,7 +310,7 @@ impl Succession {
     /// Ends with the [`Generation`]: lets the process before go on, or the next find nobody.
     pub(crate) fn end(&self) {
         self.given_up.store(true, Ordering::Release);
-        if !self.begun.swap(true, Ordering::AcqRel) {
+        if self.begin(Begun::Never) == Begun::NotYet {
             if let Some(elder) = &self.elder {
                 // The process before sees the end of the line.
                 let _ = meet::close(sys::borrow(&elder.line));
@@ -303,7 +328,7 @@ impl Succession {
         };
         let heard = hear(&elder.line, Word::Gone);
         elder.gone.store(true, Ordering::Release);
-        if heard.is_ok() || self.begun.swap(true, Ordering::AcqRel) {
+        if heard.is_ok() || self.begin(Begun::Needed) != Begun::NotYet {
             return;
         }
         // It died with all that it had, and nobody would serve until somebody asks.
