@@ -171,6 +171,32 @@ fn a_listener_whose_leaving_is_dropped_stays() {
     what_is_dropped_stays::<TcpListener>(&weights(&[1, 2, 1]), b"?");
 }
 
+/// While connections wait in its queue, which stay there.
+#[test]
+fn a_listener_whose_future_is_dropped_keeps_its_queue() {
+    for place in PLACES {
+        let mut open = Open::<TcpListener>::new(&weights(&[0, 1, 0]), place, 3);
+        let connect = || TcpStream::connect(open.way()).unwrap();
+        let mut clients = vec![connect()];
+        util::until(|| (len(open.get(1)) == 1).then_some(()));
+        let mut settled = open.roster.leave(1).unwrap().settled(FOREVER);
+        assert!(stays_pending(&mut settled));
+        drop(settled);
+        util::until(|| {
+            clients.push(connect());
+            (len(open.get(1)) > 1).then_some(())
+        });
+        // Every one is there, whoever got it while the thread had not noticed.
+        for _ in &clients {
+            util::until(|| open.members.iter().any(|(_, own)| own.take()).then_some(()));
+        }
+        let settled = util::until(|| open.roster.leave(1).ok()).settled(FOREVER);
+        assert_eq!(smol::block_on(settled).unwrap(), 0);
+        drop(open.remove(1));
+        assert_eq!(open.roster.places(), [0, 2]);
+    }
+}
+
 #[test]
 fn a_socket_with_connection_ids_whose_leaving_is_dropped_stays() {
     let ids = Steering::ConnectionIds(ConnectionIds::quic());
