@@ -376,10 +376,10 @@ impl Table {
             return Err(self.disordered());
         }
         let places = places.unwrap_or_default();
-        // More are about to come that get nothing.
         // Where nobody stays, those who leave get it.
         let nobody = !places.iter().any(|&number| self.stays(number));
         let stays = |number| nobody || self.stays(number);
+        // More are about to come that get nothing.
         let by_hash = self.phase != Phase::Theirs && places.iter().all(|&number| stays(number));
         let dispatch = steering
             .dispatch(self.kind, &places, stays, by_hash, &self.cpus)

@@ -197,11 +197,7 @@ impl<S: Kind> Model<S> {
     fn check(&self) {
         assert_eq!(self.open.roster.places(), self.places);
         for (place, number) in self.places.iter().enumerate() {
-            assert_eq!(
-                self.open.roster.has_left(*number),
-                false,
-                "member {number} is there"
-            );
+            assert!(!self.open.roster.has_left(*number), "{number} is there");
             attach(&self.open.members[0].1, place);
             assert_eq!(
                 self.open.taker(b"?"),
