@@ -190,7 +190,8 @@ fn succeed<S: Socket>(
     let roster = Roster::<S>::new(addr, 0, Spread::Kernel, true, options.clone());
     let shared = roster.shared();
     // Before its members are there, so that none of them gets anything.
-    shared.table().succeed(elders, &options.steering)?;
+    let end = numbers.last().map_or(0, |last| last + 1);
+    shared.table().succeed(elders, end, &options.steering)?;
     let mut members = Vec::with_capacity(n);
     for (at, &number) in numbers.iter().enumerate() {
         let socket = S::from_socket(opening.open(Purpose::Join(at, n), false)?);

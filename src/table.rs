@@ -700,11 +700,15 @@ impl Table {
     }
 
     /// Puts the members of the generation before in front, which get everything for the time being.
+    ///
+    /// The numbers of those that are to be added are less than `numbers`.
     pub(crate) fn succeed(
         &mut self,
         elders: Vec<(usize, OwnedFd)>,
+        numbers: usize,
         steering: &Steering,
     ) -> Result<(), Error> {
+        self.numbers = numbers;
         self.check(steering)?;
         let entry = |(number, fd)| Entry {
             number,

@@ -1,79 +1,504 @@
-//! Generations.
-#![cfg(target_os = "linux")]
-#[macro_use]
-mod util;
-use reuseport::{Options, Promise};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+//! Generations of a server that relieve one another, in one process and in several, under load.
 
-fn answer(listener: &std::net::TcpListener, c: u8) -> bool {
-    match listener.accept() {
-        Ok((mut s, _)) => {
-            s.set_nonblocking(false).unwrap();
-            s.write_all(&[c]).unwrap();
-            true
+#![cfg(target_os = "linux")]
+
+#[path = "util/load.rs"]
+mod load;
+#[path = "util/serve.rs"]
+mod serve;
+mod util;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use load::{Counters, Load, Outcomes};
+use reuseport::{Generation, Instruction, Options, Promise, Roster, Std, Steering, Tokio};
+use serve::{Tally, serve_member};
+use util::{Runtime, in_namespace};
+
+/// In a namespace of its own each test has it to itself.
+const PORT: u16 = 4000;
+
+/// Longer than anything takes that does end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+const EVERY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// One generation, each of whose members serves on a thread of its own.
+struct Server {
+    generation: Generation,
+    roster: Roster<TcpListener>,
+    members: Vec<Serving>,
+}
+
+struct Serving {
+    number: usize,
+    tally: Arc<Tally>,
+    thread: JoinHandle<()>,
+}
+
+impl Server {
+    fn open<R: Runtime>(options: &Options, addr: SocketAddr, n: usize) -> Self {
+        let (group, generation) = options.generation(addr, n).unwrap();
+        assert_eq!((group.len(), group.local_addr()), (n, addr));
+        let roster = group.roster();
+        let (attached, serves) = mpsc::channel();
+        let members = group.into_iter().map(|member| {
+            let number = member.index();
+            let tally = Arc::new(Tally::default());
+            let (told, roster, counts) = (generation.relieved(), roster.clone(), tally.clone());
+            let attached = attached.clone();
+            let thread = thread::spawn(move || {
+                R::block_on(async {
+                    let listener = member.attach::<R>().unwrap();
+                    attached.send(()).unwrap();
+                    // Who is told needs no error, so that each is counted as one.
+                    let left = || !R::NONBLOCKING && roster.has_left(number);
+                    serve_member::<R>(listener, told, left, &counts).await;
+                });
+            });
+            Serving {
+                number,
+                tally,
+                thread,
+            }
+        });
+        let members = members.collect();
+        assert_eq!(serves.iter().take(n).count(), n);
+        Self {
+            generation,
+            roster,
+            members,
         }
-        Err(_) => false,
+    }
+
+    fn sum(&self, count: impl Fn(&Tally) -> usize) -> usize {
+        self.members.iter().map(|member| count(&member.tally)).sum()
+    }
+
+    fn accepted(&self) -> usize {
+        self.sum(Tally::accepted)
+    }
+
+    /// The next generation has taken over; how many connections this one had.
+    fn relieved(self, fewer_follow: bool) -> usize {
+        self.generation.relieved_blocking();
+        let mut accepted = 0;
+        for member in self.members {
+            member.thread.join().unwrap();
+            assert!(self.roster.has_left(member.number));
+            let tally = member.tally;
+            accepted += tally.accepted();
+            let failed = [tally.silent(), tally.broken(), tally.unfinished()];
+            assert_eq!(failed, [0, 0, 0], "{tally:?}");
+            assert!(fewer_follow || tally.accept_errors() == 0, "{tally:?}");
+        }
+        accepted
+    }
+
+    /// Ends it by a generation that nobody serves.
+    fn end(self, addr: SocketAddr) -> usize {
+        let (_group, generation) = Options::new().generation(addr, 1).unwrap();
+        assert_eq!(generation.take_over_blocking(PATIENCE).unwrap(), 0);
+        self.relieved(true)
+    }
+}
+
+/// Connections that come without a pause until this is stopped.
+struct Loading {
+    stop: Arc<AtomicBool>,
+    batches: Arc<AtomicUsize>,
+    thread: JoinHandle<Outcomes>,
+}
+
+impl Loading {
+    fn start(addr: SocketAddr) -> Self {
+        let to = match addr.ip() {
+            EVERY => vec![(V4, addr.port()).into(), (V6, addr.port()).into()],
+            _ => vec![addr],
+        };
+        let load = Load {
+            to,
+            connections: 100,
+            per_second: 5_000,
+            at_most: 100,
+            timeout: PATIENCE,
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        let batches = Arc::new(AtomicUsize::new(0));
+        let (stopped, counted) = (stop.clone(), batches.clone());
+        let thread = thread::spawn(move || {
+            let mut all = Outcomes::default();
+            while !stopped.load(Ordering::Relaxed) {
+                let outcomes = load.run();
+                outcomes.assert_complete(load.connections);
+                add(&mut all, &outcomes);
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            all
+        });
+        Self {
+            stop,
+            batches,
+            thread,
+        }
+    }
+
+    /// Waits until a hundred connections have come that had not begun before.
+    fn go_on(&self) {
+        let batches = || self.batches.load(Ordering::Relaxed);
+        let before = batches();
+        util::until(|| {
+            let over = batches() >= before + 2 || self.thread.is_finished();
+            over.then_some(())
+        });
+    }
+
+    fn stop(self) -> Outcomes {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+fn add(all: &mut Outcomes, more: &Outcomes) {
+    all.attempts += more.attempts;
+    all.answered += more.answered;
+    all.refused += more.refused;
+    all.reset += more.reset;
+    all.eof += more.eof;
+    all.timed_out += more.timed_out;
+    all.wrong += more.wrong;
+    all.other += more.other;
+    all.slowest = all.slowest.max(more.slowest);
+    all.took += more.took;
+    if all.first_other.is_none() {
+        all.first_other.clone_from(&more.first_other);
+    }
+}
+
+#[track_caller]
+fn assert_nothing_lost(outcomes: &Outcomes, counted: &Counters) {
+    assert_eq!(outcomes.lost(), 0, "{outcomes}; {counted}");
+    let bad = [
+        counted.out_rsts,
+        counted.listen_drops,
+        counted.syn_retrans,
+        counted.abort_on_close,
+    ];
+    assert_eq!(bad, [0; 4], "{outcomes}; {counted}");
+}
+
+/// Every number from 1 to `most`, followed once by every number (de Bruijn, by Lyndon words).
+fn every_pair(most: usize) -> Vec<usize> {
+    let mut sizes = Vec::new();
+    for first in 1..=most {
+        sizes.push(first);
+        for second in first + 1..=most {
+            sizes.extend([first, second]);
+        }
+    }
+    sizes.push(1);
+    sizes
+}
+
+/// One connection's answer.
+fn ask(to: SocketAddr, question: u8) -> io::Result<u8> {
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(&[question])?;
+    let mut answer = [0];
+    stream.read_exact(&mut answer)?;
+    Ok(answer[0])
+}
+
+/// The address at which a client finds a server on `addr`.
+fn to(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        EVERY => (V4, addr.port()).into(),
+        ip => (ip, addr.port()).into(),
+    }
+}
+
+fn only(place: usize) -> Steering {
+    Steering::Program(vec![Instruction {
+        code: 0x06,
+        jt: 0,
+        jf: 0,
+        k: place as u32,
+    }])
+}
+
+/// What the table says is where the kernel has the members.
+fn assert_places(server: &Server, addr: SocketAddr) {
+    let places = server.roster.places();
+    let mut sorted = places.clone();
+    sorted.sort_unstable();
+    let mut numbers: Vec<_> = server.members.iter().map(|member| member.number).collect();
+    numbers.sort_unstable();
+    assert_eq!(sorted, numbers);
+    for (place, number) in places.iter().enumerate() {
+        server.roster.steer(&only(place)).unwrap();
+        let counts = || -> Vec<_> {
+            let members = server.members.iter();
+            members
+                .map(|member| (member.number, member.tally.accepted()))
+                .collect()
+        };
+        let before = counts();
+        ask(to(addr), 7).unwrap();
+        for ((member, before), (_, after)) in before.into_iter().zip(counts()) {
+            let expected = usize::from(member == *number);
+            assert_eq!(
+                after - before,
+                expected,
+                "{member} in {places:?} at {place}"
+            );
+        }
+    }
+    server.roster.steer(&Steering::Hash).unwrap();
+}
+
+/// Generations of those sizes, each relieving the one before while connections come.
+fn chain<R: Runtime>(ip: IpAddr, sizes: &[usize]) {
+    let mut took = [Vec::new(), Vec::new()];
+    in_namespace("generations under load", || {
+        let addr = SocketAddr::new(ip, PORT);
+        let options = Options::new();
+        let mut old = Server::open::<R>(&options, addr, sizes[0]);
+        assert_eq!(old.generation.predecessor(), None);
+        assert_eq!(old.generation.promise(), Promise::Lossless);
+        assert_eq!(old.generation.take_over_blocking(PATIENCE).unwrap(), 0);
+        let mut apart = 0;
+        for pair in sizes.windows(2) {
+            let &[n, m] = pair else { unreachable!() };
+            let before = Counters::read();
+            let loading = Loading::start(addr);
+            let new = Server::open::<R>(&options, addr, m);
+            assert_eq!(new.generation.predecessor(), Some(std::process::id()));
+            assert_eq!(new.generation.promise(), Promise::Lossless);
+            loading.go_on();
+            assert_eq!(new.accepted(), 0, "{n} to {m}");
+
+            let begin = Instant::now();
+            assert_eq!(new.generation.take_over_blocking(PATIENCE).unwrap(), 0);
+            took[usize::from(m < n)].push(begin.elapsed());
+            let accepted = old.relieved(m < n);
+            loading.go_on();
+            let outcomes = loading.stop();
+            let counted = Counters::read().since(&before);
+            assert_nothing_lost(&outcomes, &counted);
+            // The old one may have been asked before this load, for its places.
+            assert_eq!(
+                accepted - apart + new.accepted(),
+                outcomes.answered,
+                "{n} to {m}"
+            );
+            assert!(new.accepted() >= 100);
+
+            let before = new.accepted();
+            assert_places(&new, addr);
+            apart = before + new.members.len();
+            assert_eq!(new.accepted(), apart);
+            old = new;
+        }
+        old.end(addr);
+    });
+    for (took, which) in took.iter_mut().zip(["m >= n", "m < n"]) {
+        took.sort();
+        if let [least, .., most] = took[..] {
+            let median = took[took.len() / 2];
+            println!(
+                "{}, {ip}, {which}: {median:.1?} ({least:.1?} to {most:.1?})",
+                R::NAME
+            );
+        }
     }
 }
 
 #[test]
-fn takes_over() {
-    for (n, m) in [(1, 1), (2, 2), (2, 3), (3, 1), (8, 8), (8, 3)] {
-        let port = {
-            let l = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            l.local_addr().unwrap()
-        };
-        let (g1, gen1) = Options::new().generation(port, n).unwrap();
-        assert_eq!(gen1.predecessor(), None);
-        let olds: Vec<_> = g1.into_iter().map(|m| m.into_std()).collect();
-        assert_eq!(gen1.take_over_blocking(Duration::from_secs(1)).unwrap(), 0);
-        let ask = |addr: SocketAddr| {
-            let mut c = TcpStream::connect(addr).unwrap();
-            let mut b = [0];
-            c.read_exact(&mut b).unwrap();
-            b[0]
-        };
-        let t: Vec<_> = olds
-            .into_iter()
-            .map(|l| {
-                std::thread::spawn(move || {
-                    let mut k = 0;
-                    while answer(&l, 1) {
-                        k += 1
+fn any_number_relieves_any_number() {
+    let sizes = every_pair(8);
+    let mut pairs: Vec<_> = sizes.windows(2).collect();
+    pairs.sort();
+    pairs.dedup();
+    assert_eq!(pairs.len(), 64);
+    chain::<Tokio>(V4, &sizes);
+}
+
+#[test]
+fn any_number_relieves_any_number_that_blocks() {
+    chain::<Std>(V4, &every_pair(5));
+}
+
+#[test]
+fn on_ipv6() {
+    chain::<Tokio>(V6, &[1, 1, 2, 2, 1, 3, 8, 8, 5, 1]);
+    chain::<Std>(V6, &[2, 2, 3, 1, 1]);
+}
+
+#[test]
+fn on_every_address() {
+    chain::<Tokio>(EVERY, &[1, 1, 2, 2, 1, 3, 8, 8, 5, 1]);
+    chain::<Std>(EVERY, &[2, 2, 3, 1, 1]);
+}
+
+/// From the call on, and not a connection before.
+#[test]
+fn what_is_new_goes_to_the_new_one_from_the_call_on() {
+    for ip in [V4, V6, EVERY] {
+        for (n, m) in [(1, 1), (3, 3), (2, 5), (4, 1)] {
+            in_namespace("where connections go", || {
+                let addr = SocketAddr::new(ip, PORT);
+                let listeners = |n| {
+                    let (group, generation) = Options::new().generation(addr, n).unwrap();
+                    let listeners: Vec<_> = group.into_iter().map(|m| m.into_std()).collect();
+                    for listener in &listeners {
+                        listener.set_nonblocking(true).unwrap();
                     }
-                    k
-                })
-            })
-            .collect();
-        for _ in 0..20 {
-            assert_eq!(ask(port), 1);
-        }
-        let begin = std::time::Instant::now();
-        let (g2, gen2) = Options::new().generation(port, m).unwrap();
-        assert_eq!(gen2.predecessor(), Some(std::process::id()));
-        assert_eq!(gen2.promise(), Promise::Lossless);
-        let news: Vec<_> = g2.into_iter().map(|m| m.into_std()).collect();
-        for _ in 0..20 {
-            assert_eq!(ask(port), 1);
-        }
-        let t2: Vec<_> = news
-            .into_iter()
-            .map(|l| std::thread::spawn(move || while answer(&l, 2) {}))
-            .collect();
-        assert_eq!(gen2.take_over_blocking(Duration::from_secs(10)).unwrap(), 0);
-        gen1.relieved_blocking();
-        eprintln!("{n} {m}: {:?}", begin.elapsed());
-        for _ in 0..20 {
-            assert_eq!(ask(port), 2);
-        }
-        let total: usize = t.into_iter().map(|t| t.join().unwrap()).sum();
-        assert_eq!(total, 40);
-        let (_g3, gen3) = Options::new().generation(port, 1).unwrap();
-        gen3.take_over_blocking(Duration::from_secs(10)).unwrap();
-        for t in t2 {
-            t.join().unwrap();
+                    (listeners, generation)
+                };
+                let accept = |listeners: &[TcpListener]| {
+                    let accepted = listeners
+                        .iter()
+                        .map(|listener| std::iter::from_fn(|| listener.accept().ok()).count());
+                    accepted.sum::<usize>()
+                };
+                let connect = || -> Vec<_> {
+                    let clients = (0..40).map(|_| TcpStream::connect(to(addr)).unwrap());
+                    clients.collect()
+                };
+                let (old, first) = listeners(n);
+                assert_eq!(first.take_over_blocking(PATIENCE).unwrap(), 0);
+                let (new, second) = listeners(m);
+                let _to_old = connect();
+                let taking = second.take_over(PATIENCE);
+                // The old one has not accepted, and so is not relieved.
+                let _to_new = connect();
+                assert_eq!((accept(&new), accept(&old)), (40, 40), "{n} to {m}");
+                assert_eq!(smol::block_on(taking).unwrap(), 0);
+                first.relieved_blocking();
+                let _to_new = connect();
+                assert_eq!((accept(&new), accept(&old)), (40, 0), "{n} to {m}");
+            });
         }
     }
+}
+
+/// What members of the given weights, and of processors, get.
+#[test]
+fn the_new_one_is_steered_as_it_was_asked() {
+    in_namespace("steered generations", || {
+        let addr = SocketAddr::new(V4, PORT);
+        let plain = Server::open::<Std>(&Options::new(), addr, 2);
+        assert_eq!(plain.generation.take_over_blocking(PATIENCE).unwrap(), 0);
+
+        let weights = Options::new().steering(Steering::Weights(vec![0, 1, 0]));
+        let new = Server::open::<Std>(&weights, addr, 3);
+        assert_eq!(new.generation.take_over_blocking(PATIENCE).unwrap(), 0);
+        plain.relieved(false);
+        for _ in 0..40 {
+            ask(addr, 1).unwrap();
+        }
+        let accepted: Vec<_> = new.members.iter().map(|one| one.tally.accepted()).collect();
+        assert_eq!(accepted, [0, 40, 0]);
+
+        // All connections come from one processor, and so to its one member.
+        let cores = core_affinity::get_core_ids().unwrap();
+        let cpu = Options::new().steering(Steering::Cpu);
+        for n in [cores.len(), cores.len() + 1, 1] {
+            let old = Server::open::<Std>(&cpu, addr, n);
+            assert_eq!(old.generation.take_over_blocking(PATIENCE).unwrap(), 0);
+            for (at, &core) in cores.iter().enumerate().take(n) {
+                let before: Vec<_> = old.members.iter().map(|m| m.tally.accepted()).collect();
+                thread::spawn(move || {
+                    assert!(core_affinity::set_for_current(core));
+                    for _ in 0..20 {
+                        ask(addr, 1).unwrap();
+                    }
+                })
+                .join()
+                .unwrap();
+                for (one, before) in old.members.iter().zip(before) {
+                    let gets = one.number % cores.len() == at || n == 1;
+                    let got = one.tally.accepted() - before;
+                    assert_eq!(got > 0, gets, "{} of {n}: {got}", one.number);
+                }
+            }
+            old.end(addr);
+        }
+
+        let wrong = Options::new().steering(Steering::Weights(vec![1, 1]));
+        let error = wrong.generation(addr, 3).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(
+            error
+                .to_string()
+                .contains("there are 2 weights for 3 members"),
+            "{error}"
+        );
+    });
+}
+
+/// A generation is a group like any other.
+#[test]
+fn members_leave_and_join_a_generation() {
+    in_namespace("members of a generation leave", || {
+        let addr = SocketAddr::new(V4, PORT);
+        let old = Server::open::<Tokio>(&Options::new(), addr, 3);
+        assert_eq!(old.generation.take_over_blocking(PATIENCE).unwrap(), 0);
+        let mut new = Server::open::<Tokio>(&Options::new(), addr, 4);
+
+        let refusal = |roster: &Roster<TcpListener>| {
+            let errors = [
+                roster.leave(0).map(drop).unwrap_err(),
+                roster.join().map(drop).unwrap_err(),
+                roster.steer(&Steering::Hash).unwrap_err(),
+            ];
+            errors.map(|error| {
+                assert_eq!(error.kind(), ErrorKind::InvalidInput);
+                error.to_string()
+            })
+        };
+        let why = format!("cannot steer the group on {addr}: it has not taken over yet");
+        assert_eq!(refusal(&new.roster), [&why; 3].map(Clone::clone));
+        assert!(new.roster.places().is_empty());
+
+        assert_eq!(new.generation.take_over_blocking(PATIENCE).unwrap(), 0);
+        let roster = old.roster.clone();
+        old.relieved(false);
+        let why = format!("cannot steer the group on {addr}: another process has taken it over");
+        assert_eq!(refusal(&roster), [&why; 3].map(Clone::clone));
+        assert!((0..3).all(|number| roster.has_left(number)));
+
+        let loading = Loading::start(addr);
+        loading.go_on();
+        for number in [1, 3] {
+            let leaving = new.roster.leave(number).unwrap();
+            assert_eq!(leaving.promise(), Promise::Lossless);
+            assert_eq!(leaving.settled_blocking(PATIENCE).unwrap(), 0);
+        }
+        let outcomes = loading.stop();
+        assert_eq!(outcomes.lost(), 0, "{outcomes}");
+        let left: Vec<_> = new.roster.places();
+        assert_eq!(left.len(), 2);
+        new.members.retain(|one| left.contains(&one.number));
+        assert_places(&new, addr);
+        let joined = new.roster.join().unwrap();
+        assert_eq!(joined.index(), 1);
+        assert_eq!(new.roster.places().last(), Some(&1));
+
+        // The next one has its own numbers, whatever became of these.
+        drop(joined);
+        let next = Server::open::<Tokio>(&Options::new(), addr, 2);
+        assert_eq!(next.generation.take_over_blocking(PATIENCE).unwrap(), 0);
+        new.relieved(false);
+        assert_places(&next, addr);
+        next.end(addr);
+    });
 }
