@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::emptying::{Emptying, PAUSE};
 use crate::roster::Shared;
 use crate::slot::Slot;
-use crate::sys::{self, Kind, OwnedFd, Weak};
+use crate::sys::{self, BorrowedFd, Kind, OwnedFd, Weak};
 use crate::table::{Departure, Exit};
 use crate::{Error, Promise, trace};
 
@@ -87,7 +87,8 @@ impl Leaving {
     ///
     /// Returns how many requests were left, and are lost: 0 unless the deadline came first or the
     /// worker closed its listener too early. For UDP, 1 stands for any number of datagrams that
-    /// nobody has read.
+    /// nobody has read. Under [`Promise::Nothing`] it is what was queued, where the system tells;
+    /// handshakes that were under way are not in it.
     ///
     /// Whoever waits in a blocking accept(2) on this listener then gets
     /// [`InvalidInput`](std::io::ErrorKind::InvalidInput); see
@@ -200,6 +201,19 @@ impl Settling {
         };
         let kind = roster.table().kind();
         match kind {
+            _ if departure.promise == Promise::Nothing => {
+                let left = match kind {
+                    Kind::Tcp => self.accept_out(&socket, &owner),
+                    Kind::Udp => self.read_out(&socket, &owner),
+                };
+                if kind == Kind::Tcp && sys::is_blocking(sys::borrow(&socket)) {
+                    return self.take_out(roster, exit, &owner, sys::borrow(&socket), left);
+                }
+                // What goes on coming to it would wait for nobody in a socket that only this keeps.
+                drop(socket);
+                let released = roster.table().release(exit);
+                self.tell(released.map(|()| left));
+            }
             Kind::Tcp => {
                 self.settle(roster, exit, owner, Emptying::new(socket, &owner, addr));
             }
@@ -227,6 +241,19 @@ impl Settling {
             let readable = sys::is_readable(sys::borrow(socket)).unwrap_or(false);
             if !readable || self.is_over() || !owner.is_open() {
                 return u32::from(readable);
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    /// Waits until a listener that goes on getting what is new has an empty queue, if only for a
+    /// moment; what is in it at last.
+    fn accept_out(&self, socket: &OwnedFd, owner: &Weak) -> u32 {
+        loop {
+            // Where nobody can say, nobody waits.
+            let queued = sys::queue(sys::borrow(socket)).map_or(0, |queue| queue.len);
+            if queued == 0 || self.is_over() || !owner.is_open() {
+                return queued;
             }
             thread::sleep(PAUSE);
         }
@@ -261,20 +288,33 @@ impl Settling {
             }
             thread::sleep(PAUSE);
         };
-        if sys::is_blocking(listener.socket()) {
+        self.take_out(roster, exit, &owner, listener.socket(), left);
+        drop(turn);
+    }
+
+    /// Takes a listener out of its group, and tells it to whom it concerns.
+    fn take_out(
+        &self,
+        roster: &Shared,
+        exit: Exit,
+        owner: &Weak,
+        listener: BorrowedFd<'_>,
+        left: u32,
+    ) {
+        if sys::is_blocking(listener) {
             // Its worker may wait in accept(2), and is woken by this only.
-            let departed = roster.table().finish(exit, Some(listener.socket()));
+            let departed = roster.table().finish(exit, Some(listener));
             return self.tell(departed.map(|_| left));
         }
         // To be dropped without an error in its worker's log, which is why others wait.
+        roster.table().emptied(exit);
         self.tell(Ok(left));
         let patience = Instant::now() + Duration::from_millis(100);
         while owner.is_open() && Instant::now() < patience {
             thread::sleep(Duration::from_millis(1));
         }
         // It has been told already, so that an error can only be traced.
-        let departed = roster.table().finish(exit, Some(listener.socket()));
+        let departed = roster.table().finish(exit, Some(listener));
         let _ = departed.inspect_err(trace::refused);
-        drop(turn);
     }
 }

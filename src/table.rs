@@ -24,7 +24,10 @@ pub(crate) struct Table {
     order: Order,
     /// Those who get nothing new.
     leaving: Vec<Exit>,
-    /// Of these, those who are in the group until their owners close them.
+    /// Of these, those of whom it is known that nothing more comes, and who are in the group until
+    /// they are taken out.
+    empty: Vec<Exit>,
+    /// Or until their owners close them.
     released: Vec<Exit>,
     /// How many have begun to leave.
     exits: u64,
@@ -128,6 +131,7 @@ impl Table {
                 false => Order::Foreign,
             },
             leaving: Vec::new(),
+            empty: Vec::new(),
             released: Vec::new(),
             exits: 0,
             steering: Steering::Hash,
@@ -251,6 +255,7 @@ impl Table {
     /// The kernel's order after that member has left.
     fn strike(&mut self, number: usize) {
         self.leaving.retain(|exit| exit.number != number);
+        self.empty.retain(|exit| exit.number != number);
         self.released.retain(|exit| exit.number != number);
         if let Some(place) = self.place_of(number) {
             self.members.swap_remove(place);
@@ -268,7 +273,8 @@ impl Table {
     }
 
     pub(crate) fn has_left(&self, number: usize) -> bool {
-        !self.has(number) || self.released.iter().any(|exit| exit.number == number)
+        let mut left = self.empty.iter().chain(&self.released);
+        !self.has(number) || left.any(|exit| exit.number == number)
     }
 
     /// Is it one that gets what is new?
@@ -539,20 +545,28 @@ impl Table {
             Held::Seen(weak) => weak.upgrade().map(|fd| (fd, *weak)),
             Held::Unknown | Held::Elder(_) => None,
         };
-        let Some((fd, weak)) = socket.filter(|_| self.is_ordered() && sys::support().steers) else {
-            self.leaving.push(exit);
+        self.leaving.push(exit);
+        let Some((fd, weak)) = socket else {
             return Ok(nothing(Promise::Nothing));
         };
-        self.leaving.push(exit);
-        let keeps_flows = self.keeps_flows();
+        // A UDP socket needs no program and no order to get out.
+        let steers = sys::support().steers;
+        let is_out = steers
+            && self.kind == Kind::Udp
+            && !self.keeps_flows()
+            && self.reorder(None, || sys::hide(sys::borrow(&fd))).is_ok();
+        let is_steered = steers && self.is_ordered();
+        if !(is_out || is_steered) {
+            return Ok(Departure {
+                socket: Some((fd, weak)),
+                ..nothing(Promise::Nothing)
+            });
+        }
         let promise = match self.kind {
             Kind::Tcp if sys::counts(Some(&weak), &self.addr) => Promise::Lossless,
             Kind::Tcp => Promise::Waiting,
             Kind::Udp => Promise::Lossless,
         };
-        let is_out = self.kind == Kind::Udp
-            && !keeps_flows
-            && self.reorder(None, || sys::hide(sys::borrow(&fd))).is_ok();
         let steered = match is_out {
             // What it has is kept for it.
             true => {
@@ -589,6 +603,13 @@ impl Table {
         match self.leaving.contains(&exit) {
             true => self.depart(exit.number, fd),
             false => self.notice().map(|()| true),
+        }
+    }
+
+    /// Nothing more comes to a member, and its owner is told so before it is taken out.
+    pub(crate) fn emptied(&mut self, exit: Exit) {
+        if self.leaving.contains(&exit) {
+            self.empty.push(exit);
         }
     }
 
