@@ -30,10 +30,6 @@ impl<T> Slot<T> {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    pub(crate) fn has_value(&self) -> bool {
-        self.state().0.is_some()
-    }
-
     /// `get` looks at the value when there is one, and may take it.
     pub(crate) fn poll<R>(
         &self,

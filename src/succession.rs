@@ -33,11 +33,14 @@ pub(crate) struct Succession {
     roster: Arc<Shared>,
     addr: SocketAddr,
     promise: Promise,
-    /// Where the next process comes.
-    door: OwnedFd,
+    /// Where the next process comes, until another answers it: who keeps a descriptor of it and
+    /// does not answer keeps the next process waiting.
+    door: Mutex<Option<Arc<OwnedFd>>>,
     elder: Option<Elder>,
     begun: Mutex<Begun>,
     given_up: AtomicBool,
+    /// Does this process wait for the next one, so that no other has the door?
+    reigns: AtomicBool,
     pub(crate) taken: Slot<Result<u32, Error>>,
     pub(crate) relieved: Slot<()>,
 }
@@ -244,10 +247,11 @@ impl Succession {
             roster,
             addr,
             promise,
-            door,
+            door: Mutex::new(Some(Arc::new(door))),
             elder,
             begun: Mutex::new(Begun::NotYet),
             given_up: AtomicBool::new(false),
+            reigns: AtomicBool::new(false),
             taken: Slot::new(),
             relieved: Slot::new(),
         }
@@ -310,15 +314,31 @@ impl Succession {
 
     /// Ends with the [`Generation`]: lets the process before go on, or the next find nobody.
     pub(crate) fn end(&self) {
-        self.given_up.store(true, Ordering::Release);
+        self.given_up.store(true, Ordering::SeqCst);
         if self.begin(Begun::Never) == Begun::NotYet {
+            // Of the process before, which goes on.
+            drop(self.leave_door());
             if let Some(elder) = &self.elder {
                 // The process before sees the end of the line.
                 let _ = meet::close(sys::borrow(&elder.line));
                 self.roster.table().give_up();
             }
-        } else if self.taken.has_value() && !self.relieved.has_value() {
-            let _ = meet::close(sys::borrow(&self.door));
+        } else if self.reigns.load(Ordering::SeqCst) {
+            self.close_door();
+        }
+    }
+
+    fn door(&self) -> MutexGuard<'_, Option<Arc<OwnedFd>>> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave_door(&self) -> Option<Arc<OwnedFd>> {
+        self.door().take()
+    }
+
+    fn close_door(&self) {
+        if let Some(door) = self.leave_door() {
+            let _ = meet::close(sys::borrow(&*door));
         }
     }
 
@@ -341,13 +361,18 @@ impl Succession {
 
     /// Empties the members of the process before, and takes them out.
     fn relieve(&self, until: Option<Instant>) {
-        let kind = self.roster.table().kind();
-        let lost = match (&self.elder, kind) {
-            (None, _) => Ok(0),
-            (Some(elder), Kind::Tcp) => self.relieve_listeners(elder, until),
-            (Some(elder), Kind::Udp) => self.relieve_packets(elder, until),
+        let Some(elder) = &self.elder else {
+            return self.taken.put(Ok(0));
         };
-        self.taken.put(lost);
+        if !self.roster.table().keeps_flows() {
+            return self.taken.put(self.empty(elder, until));
+        }
+        self.taken.put(Ok(0));
+        // Until its last flow has ended.
+        elder.dismiss(FOREVER);
+        let _turn = self.roster.turn();
+        let buried = self.roster.table().bury();
+        let _ = buried.inspect_err(trace::refused);
     }
 
     fn elders(&self) -> Result<Vec<Emptying>, Error> {
@@ -365,96 +390,107 @@ impl Succession {
         Ok(elders)
     }
 
-    fn relieve_listeners(&self, elder: &Elder, until: Option<Instant>) -> Result<u32, Error> {
-        let is_over = || elder.is_gone() || until.is_some_and(|until| Instant::now() >= until);
+    /// Until it has been dismissed, the process before can go on if this one dies: so only then are
+    /// its members taken out, and hidden, which nobody can take back without a privilege.
+    fn empty(&self, elder: &Elder, until: Option<Instant>) -> Result<u32, Error> {
+        let table = || self.roster.table();
+        let kind = table().kind();
         let migrates = sys::migrates();
-        let mut elders = self.elders()?;
+        let left = |emptying: &mut Emptying| match kind {
+            Kind::Tcp if migrates => 0,
+            Kind::Tcp => emptying.left(),
+            Kind::Udp => u32::from(sys::is_readable(emptying.socket()).unwrap_or(false)),
+        };
+        let is_over = || elder.is_gone() || until.is_some_and(|until| Instant::now() >= until);
         let wait = |elders: &mut [Emptying]| loop {
-            let left: u32 = match migrates {
-                true => 0,
-                false => elders.iter_mut().map(Emptying::left).sum(),
-            };
+            let left: u32 = elders.iter_mut().map(left).sum();
             if left == 0 || is_over() {
                 break left;
             }
             thread::sleep(PAUSE);
         };
 
+        let mut elders = self.elders()?;
         // From here on no processor uses an older program.
         sys::barrier();
         wait(&mut elders);
         let _turn = self.roster.turn();
         let mut lost = 0;
-        let leans = self.roster.table().lean()?;
-        if !leans && elders.len() > 1 {
-            // This one has one member, which is the last and moves with the first that goes. For that
-            // instant the hash chooses, and the others have to be emptied anew.
+        let leans = table().lean()?;
+        if !leans && elders.len() > 1 && kind == Kind::Tcp {
+            // This one has one member, which is the last, moves with the first that goes, and is moved
+            // no more. For that instant the hash chooses, so that the others are emptied anew.
             let mut first = elders.remove(0);
+            // Refused where it is restricted to a device, as for Leaving.
             let _ = sys::hide(first.socket());
             sys::barrier();
             lost += wait(std::slice::from_mut(&mut first));
-            self.roster.table().bury_first()?;
-            sys::barrier();
-            wait(&mut elders);
-            self.roster.table().lean()?;
-        }
-        for elder in &elders {
-            // Refused where it is restricted to a device, as for Leaving.
-            let _ = sys::hide(elder.socket());
+            table().bury_first()?;
+            table().lean()?;
         }
         sys::barrier();
         lost += wait(&mut elders);
         elder.dismiss(FAREWELL * 5);
-        drop(elders);
-        self.roster.table().bury()?;
-        Ok(lost)
-    }
-
-    fn relieve_packets(&self, elder: &Elder, until: Option<Instant>) -> Result<u32, Error> {
-        let _turn = self.roster.turn();
-        if self.roster.table().keeps_flows() {
-            self.taken.put(Ok(0));
-            // Until its last flow has ended.
-            elder.dismiss(FOREVER);
-            self.roster.table().bury()?;
-            return Ok(0);
-        }
-        let elders = self.elders()?;
-        self.roster.table().bury()?;
-        sys::barrier();
-        let left = loop {
-            let readable = elders
-                .iter()
-                .any(|elder| sys::is_readable(elder.socket()).unwrap_or(false));
-            let is_over = elder.is_gone() || until.is_some_and(|until| Instant::now() >= until);
-            if !readable || is_over {
-                break u32::from(readable);
+        if kind == Kind::Tcp {
+            for elder in &elders {
+                let _ = sys::hide(elder.socket());
             }
-            thread::sleep(PAUSE);
-        };
-        elder.dismiss(FAREWELL * 5);
-        Ok(left)
+            sys::barrier();
+        }
+        drop(elders);
+        table().bury()?;
+        Ok(match kind {
+            Kind::Tcp => lost,
+            Kind::Udp => lost.min(1),
+        })
     }
 
     /// Serves until the next process has taken over, and answers those that come.
     fn reign(&self) {
-        if self.given_up.load(Ordering::Acquire) {
-            let _ = meet::close(sys::borrow(&self.door));
-            return;
-        }
-        while let Ok(line) = meet::accept(sys::borrow(&self.door)) {
-            match self.pass_on(&line) {
-                Ok(()) => return self.relieved.put(()),
+        loop {
+            let passed_on = match self.wait_at_door() {
+                Ok(Some((door, line))) => self.pass_on(&door, &line),
+                Ok(None) => return,
+                Err(error) => Err(error),
+            };
+            match passed_on {
+                Ok(()) => {
+                    drop(self.leave_door());
+                    return self.relieved.put(());
+                }
                 Err(error) => {
                     let what = format!("cannot pass {} on to the next process", self.addr);
                     trace::refused(&Error::system(what, error).at(self.addr));
+                    // There may be no descriptor for it, which changes.
+                    thread::sleep(PAUSE);
                 }
             }
         }
     }
 
+    /// The next process, or None where this one has given up.
+    fn wait_at_door(&self) -> io::Result<Option<(Arc<OwnedFd>, OwnedFd)>> {
+        let Some(door) = self.door().clone() else {
+            return Ok(None);
+        };
+        self.reigns.store(true, Ordering::SeqCst);
+        let line = match self.given_up.load(Ordering::SeqCst) {
+            true => None,
+            false => Some(meet::accept(sys::borrow(&*door))),
+        };
+        // Before another is told of the door, which would be closed to it too.
+        self.reigns.store(false, Ordering::SeqCst);
+        match line {
+            Some(line) if !self.given_up.load(Ordering::SeqCst) => Ok(Some((door, line?))),
+            _ => {
+                self.close_door();
+                Ok(None)
+            }
+        }
+    }
+
     /// Lends the members to the next process, until it has emptied them.
-    fn pass_on(&self, line: &OwnedFd) -> io::Result<()> {
+    fn pass_on(&self, door: &OwnedFd, line: &OwnedFd) -> io::Result<()> {
         pass::set_timeout(sys::borrow(line), Duration::from_secs(5))?;
         check_peer(line)?;
         hear(line, Word::Hello)?;
@@ -470,7 +506,7 @@ impl Succession {
                 kind: self.roster.table().kind(),
                 pid: std::process::id(),
                 members,
-                extra: Some(self.door.try_clone()?),
+                extra: Some(door.try_clone()?),
             };
             parcel.send(line)?;
             drop(parcel);

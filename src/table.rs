@@ -622,7 +622,7 @@ impl Table {
     }
 
     /// Takes out a member that gets nothing new; false where it is in until it is closed.
-    pub(crate) fn depart(
+    fn depart(
         &mut self,
         number: usize,
         fd: Option<BorrowedFd<'_>>,
@@ -686,6 +686,11 @@ impl Table {
         self.phase = Phase::Ours;
         // Of its members, that process may have taken out some.
         let is_in = |entry: &Entry| match entry.socket.upgrade() {
+            // What is hidden stays so.
+            Some(fd) if sys::is_hidden(sys::borrow(&fd)) => {
+                let _ = sys::leave(self.kind, sys::borrow(&fd));
+                false
+            }
             Some(fd) => {
                 self.kind == Kind::Udp || sys::is_listening(sys::borrow(&fd)).unwrap_or(true)
             }

@@ -46,6 +46,10 @@ pub(crate) fn hide(_: BorrowedFd<'_>) -> io::Result<()> {
     Err(cannot_steer())
 }
 
+pub(crate) fn is_hidden(_: BorrowedFd<'_>) -> bool {
+    false
+}
+
 /// It leaves when it is closed.
 pub(crate) fn leave(_: Kind, _: BorrowedFd<'_>) -> bool {
     false

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::weak::Weak;
 use super::{diag, table};
 use crate::sys::Kind;
-use crate::sys::unix::{check, is_listening, set_option};
+use crate::sys::unix::{check, is_listening, set_option, words};
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "android")] {
@@ -23,6 +23,9 @@ cfg_if::cfg_if! {
         use libc::SO_BINDTOIFINDEX;
     }
 }
+
+/// The kernel asks nobody whether there is such an interface (kernel: sock_bindtoindex).
+const NOWHERE: u32 = i32::MAX as u32;
 
 /// Binds a socket to an interface that no machine has, so that no lookup finds it any more.
 ///
@@ -35,8 +38,12 @@ cfg_if::cfg_if! {
 ///
 /// It takes no privilege, unless the socket is restricted to a device already.
 pub(crate) fn hide(fd: BorrowedFd<'_>) -> io::Result<()> {
-    const NOWHERE: libc::c_int = libc::c_int::MAX;
     set_option(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &NOWHERE)
+}
+
+pub(crate) fn is_hidden(fd: BorrowedFd<'_>) -> bool {
+    let interface = words::<1>(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX);
+    matches!(interface, Ok(Some([NOWHERE])))
 }
 
 /// Takes a socket out of its group at once; what is queued in a listener is lost, and whoever waits
