@@ -66,11 +66,6 @@ impl Error {
         error
     }
 
-    /// The error itself, from a place that is not used again.
-    pub(crate) fn take(&mut self) -> Self {
-        std::mem::replace(self, Self::invalid("", "this error has been taken"))
-    }
-
     pub(crate) fn at(mut self, addr: SocketAddr) -> Self {
         self.0.addr = Some(addr);
         self

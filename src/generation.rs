@@ -80,7 +80,7 @@ impl Generation {
     /// thread can be started. What the kernel answers to the steering; the process before then goes
     /// on.
     pub fn take_over(&self, deadline: Duration) -> TakeOver {
-        TakeOver(Succession::take_over(&self.0, deadline))
+        TakeOver(Some(Succession::take_over(&self.0, deadline)))
     }
 
     /// As [`take_over`](Self::take_over), and blocks.
@@ -97,8 +97,8 @@ impl Generation {
     ///
     /// From then on the listeners of async runtimes should be dropped, and whoever waits in a
     /// blocking accept(2) gets [`InvalidInput`](std::io::ErrorKind::InvalidInput). Where the next
-    /// process has fewer members, that error may come to some of them shortly before. Every worker
-    /// can have a future of its own.
+    /// process has one member and this one several, one of them gets that some milliseconds before.
+    /// Every worker can have a future of its own.
     ///
     /// Under [connection ids](crate::Steering::ConnectionIds) it is the time from which no new flow
     /// comes; the sockets stay open until the flows have ended.
@@ -121,15 +121,22 @@ impl Drop for Generation {
 /// The future of [`Generation::take_over`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless they are awaited, and the error is in this one"]
-pub struct TakeOver(Result<Arc<Succession>, Error>);
+pub struct TakeOver(Option<Result<Arc<Succession>, Error>>);
 
 impl Future for TakeOver {
     type Output = Result<u32, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Ok(succession) => succession.taken.poll(context, Option::take),
-            Err(error) => Poll::Ready(Err(error.take())),
+        match self.0.take() {
+            Some(Ok(succession)) => {
+                let taken = succession.taken.poll(context, Option::take);
+                if taken.is_pending() {
+                    self.0 = Some(Ok(succession));
+                }
+                taken
+            }
+            Some(Err(error)) => Poll::Ready(Err(error)),
+            None => Poll::Pending,
         }
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::emptying::{Emptying, PAUSE};
 use crate::roster::Shared;
 use crate::slot::Slot;
-use crate::sys::{self, Kind, OwnedFd, Weak};
-use crate::table::Departure;
+use crate::sys::{self, BorrowedFd, Kind, OwnedFd, Weak};
+use crate::table::{Departure, Exit};
 use crate::{Error, Promise, trace};
 
 /// A member of a group that gets nothing new, and is being emptied.
@@ -58,7 +58,7 @@ pub struct Leaving {
     roster: Arc<Shared>,
     departure: Option<Departure>,
     promise: Promise,
-    number: usize,
+    exit: Exit,
 }
 
 impl Leaving {
@@ -66,7 +66,7 @@ impl Leaving {
         Self {
             roster,
             promise: departure.promise,
-            number: departure.number,
+            exit: departure.exit,
             departure: Some(departure),
         }
     }
@@ -74,7 +74,7 @@ impl Leaving {
     /// The member's number, as [`Member::index`](crate::Member::index).
     #[must_use]
     pub fn member(&self) -> usize {
-        self.number
+        self.exit.number
     }
 
     /// What its clients can count on here.
@@ -87,7 +87,8 @@ impl Leaving {
     ///
     /// Returns how many requests were left, and are lost: 0 unless the deadline came first or the
     /// worker closed its listener too early. For UDP, 1 stands for any number of datagrams that
-    /// nobody has read.
+    /// nobody has read. Under [`Promise::Nothing`] it is what was queued, where the system tells;
+    /// handshakes that were under way are not in it.
     ///
     /// Whoever waits in a blocking accept(2) on this listener then gets
     /// [`InvalidInput`](std::io::ErrorKind::InvalidInput); see
@@ -147,7 +148,7 @@ impl Leaving {
 impl Drop for Leaving {
     fn drop(&mut self) {
         if self.departure.take().is_some() {
-            self.roster.stay(self.number);
+            self.roster.stay(self.exit);
         }
     }
 }
@@ -192,22 +193,42 @@ impl Settling {
     }
 
     fn run(&self, roster: &Shared, departure: Departure, addr: SocketAddr) {
-        let number = departure.number;
+        let exit = departure.exit;
         let Some((socket, owner)) = departure.socket else {
             let _turn = roster.turn();
-            let departed = roster.table().depart(number, None);
-            return self.tell(departed.map(|()| 0));
+            let departed = roster.table().finish(exit, None);
+            return self.tell(departed.map(|_| 0));
         };
         let kind = roster.table().kind();
         match kind {
+            _ if departure.promise == Promise::Nothing => {
+                let left = match kind {
+                    Kind::Tcp => self.accept_out(&socket, &owner),
+                    Kind::Udp => self.read_out(&socket, &owner),
+                };
+                if kind == Kind::Tcp && sys::is_blocking(sys::borrow(&socket)) {
+                    return self.take_out(roster, exit, &owner, sys::borrow(&socket), left);
+                }
+                // What goes on coming to it would wait for nobody in a socket that only this keeps.
+                drop(socket);
+                let released = roster.table().release(exit);
+                self.tell(released.map(|()| left));
+            }
             Kind::Tcp => {
-                self.settle(roster, number, owner, Emptying::new(socket, &owner, addr));
+                self.settle(roster, exit, owner, Emptying::new(socket, &owner, addr));
             }
             Kind::Udp => {
                 let turn = roster.turn();
-                let departed = roster.table().depart(number, Some(sys::borrow(&socket)));
+                let departed = roster.table().finish(exit, Some(sys::borrow(&socket)));
                 drop(turn);
-                self.tell(departed.map(|()| self.read_out(&socket, &owner)));
+                let is_out = !matches!(departed, Ok(false));
+                let left = departed.map(|_| self.read_out(&socket, &owner));
+                drop(socket);
+                if !is_out {
+                    let released = roster.table().release(exit);
+                    let _ = released.inspect_err(trace::refused);
+                }
+                self.tell(left);
             }
         }
     }
@@ -225,14 +246,27 @@ impl Settling {
         }
     }
 
-    fn settle(&self, roster: &Shared, number: usize, owner: Weak, mut listener: Emptying) {
+    /// Waits until a listener that goes on getting what is new has an empty queue, if only for a
+    /// moment; what is in it at last.
+    fn accept_out(&self, socket: &OwnedFd, owner: &Weak) -> u32 {
+        loop {
+            // Where nobody can say, nobody waits.
+            let queued = sys::queue(sys::borrow(socket)).map_or(0, |queue| queue.len);
+            if queued == 0 || self.is_over() || !owner.is_open() {
+                return queued;
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn settle(&self, roster: &Shared, exit: Exit, owner: Weak, mut listener: Emptying) {
         let migrates = sys::migrates();
         let is_over = || self.is_over() || !owner.is_open();
         // From here on no processor uses an older program.
         sys::barrier();
         while !migrates && listener.left() > 0 && !is_over() {
             if self.given_up.load(Ordering::Relaxed) {
-                return roster.stay(number);
+                return roster.stay(exit);
             }
             thread::sleep(PAUSE);
         }
@@ -241,7 +275,7 @@ impl Settling {
         let turn = roster.turn();
         if self.given_up.load(Ordering::Relaxed) {
             drop(turn);
-            return roster.stay(number);
+            return roster.stay(exit);
         }
         // Refused where it is restricted to a device: then what arrives at the instant of the close
         // may be lost.
@@ -254,20 +288,33 @@ impl Settling {
             }
             thread::sleep(PAUSE);
         };
-        if sys::is_blocking(listener.socket()) {
+        self.take_out(roster, exit, &owner, listener.socket(), left);
+        drop(turn);
+    }
+
+    /// Takes a listener out of its group, and tells it to whom it concerns.
+    fn take_out(
+        &self,
+        roster: &Shared,
+        exit: Exit,
+        owner: &Weak,
+        listener: BorrowedFd<'_>,
+        left: u32,
+    ) {
+        if sys::is_blocking(listener) {
             // Its worker may wait in accept(2), and is woken by this only.
-            let departed = roster.table().depart(number, Some(listener.socket()));
-            return self.tell(departed.map(|()| left));
+            let departed = roster.table().finish(exit, Some(listener));
+            return self.tell(departed.map(|_| left));
         }
         // To be dropped without an error in its worker's log, which is why others wait.
+        roster.table().emptied(exit);
         self.tell(Ok(left));
         let patience = Instant::now() + Duration::from_millis(100);
         while owner.is_open() && Instant::now() < patience {
             thread::sleep(Duration::from_millis(1));
         }
         // It has been told already, so that an error can only be traced.
-        let departed = roster.table().depart(number, Some(listener.socket()));
+        let departed = roster.table().finish(exit, Some(listener));
         let _ = departed.inspect_err(trace::refused);
-        drop(turn);
     }
 }

@@ -27,6 +27,6 @@ pub enum Promise {
     Waiting,
     /// What arrives until it is closed comes to it, and is lost if it was not accepted by then.
     ///
-    /// On systems that cannot steer, and in groups that were adopted or joined others.
+    /// On systems that cannot steer, and for TCP in groups that were adopted or joined others.
     Nothing,
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sys::AsFd;
-use crate::table::Table;
+use crate::table::{Exit, Table};
 use crate::{Error, Leaving, Member, Options, Socket, Spread, Steering, handover, trace};
 
 /// Who stands where in the kernel's group, while its members work on threads of their own.
@@ -61,8 +61,8 @@ impl Shared {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn stay(&self, number: usize) {
-        let stays = self.table().stay(number);
+    pub(crate) fn stay(&self, exit: Exit) {
+        let stays = self.table().stay(exit);
         // It has been given up, so that nobody is there to be told.
         let _ = stays.inspect_err(trace::refused);
     }

@@ -37,15 +37,24 @@ pub(crate) struct Succession {
     /// does not answer keeps the next process waiting.
     door: Mutex<Option<Arc<OwnedFd>>>,
     elder: Option<Elder>,
-    /// Has the takeover begun, or is it given up?
-    begun: AtomicBool,
+    begun: Mutex<Begun>,
     given_up: AtomicBool,
-    /// Has somebody asked for the outcome, which is for one?
-    asked: AtomicBool,
     /// Does this process wait for the next one, so that no other has the door?
     reigns: AtomicBool,
     pub(crate) taken: Slot<Result<u32, Error>>,
     pub(crate) relieved: Slot<()>,
+}
+
+/// Why the takeover has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    NotYet,
+    /// It was asked for.
+    Asked,
+    /// The process before had died, and nobody would have served.
+    Needed,
+    /// Never: it is given up.
+    Never,
 }
 
 /// The process before.
@@ -231,7 +240,7 @@ impl Succession {
     fn new(roster: Arc<Shared>, addr: SocketAddr, door: OwnedFd, elder: Option<Elder>) -> Self {
         let kind = roster.table().kind();
         let promise = match kind {
-            Kind::Tcp if !sys::counts(&addr) => Promise::Waiting,
+            Kind::Tcp if !sys::counts(None, &addr) => Promise::Waiting,
             Kind::Tcp | Kind::Udp => Promise::Lossless,
         };
         Self {
@@ -240,9 +249,8 @@ impl Succession {
             promise,
             door: Mutex::new(Some(Arc::new(door))),
             elder,
-            begun: AtomicBool::new(false),
+            begun: Mutex::new(Begun::NotYet),
             given_up: AtomicBool::new(false),
-            asked: AtomicBool::new(false),
             reigns: AtomicBool::new(false),
             taken: Slot::new(),
             relieved: Slot::new(),
@@ -261,13 +269,28 @@ impl Succession {
         Error::invalid(format!("cannot take over {}", self.addr), why).at(self.addr)
     }
 
+    fn begun(&self) -> MutexGuard<'_, Begun> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins unless it has; returns what was before.
+    fn begin(&self, why: Begun) -> Begun {
+        let mut begun = self.begun();
+        let before = *begun;
+        *begun = match (before, why) {
+            (Begun::NotYet, _) => why,
+            (Begun::Needed, Begun::Asked) => Begun::Asked,
+            _ => before,
+        };
+        before
+    }
+
     pub(crate) fn take_over(this: &Arc<Self>, deadline: Duration) -> Result<Arc<Self>, Error> {
-        if this.asked.swap(true, Ordering::AcqRel) {
-            return Err(this.invalid("it has been called before"));
-        }
-        if this.begun.swap(true, Ordering::AcqRel) {
-            // The process before has died, and this one takes over by itself.
-            return Ok(Arc::clone(this));
+        match this.begin(Begun::Asked) {
+            Begun::NotYet => {}
+            // It has taken over by itself, and who asks first is told how that went.
+            Begun::Needed => return Ok(Arc::clone(this)),
+            Begun::Asked | Begun::Never => return Err(this.invalid("it has been called before")),
         }
         let until = Instant::now().checked_add(deadline);
         let begin = || {
@@ -283,8 +306,7 @@ impl Succession {
         match begin() {
             Ok(()) => Ok(Arc::clone(this)),
             Err(error) => {
-                this.begun.store(false, Ordering::Release);
-                this.asked.store(false, Ordering::Release);
+                *this.begun() = Begun::NotYet;
                 Err(error)
             }
         }
@@ -293,7 +315,7 @@ impl Succession {
     /// Ends with the [`Generation`]: lets the process before go on, or the next find nobody.
     pub(crate) fn end(&self) {
         self.given_up.store(true, Ordering::SeqCst);
-        if !self.begun.swap(true, Ordering::AcqRel) {
+        if self.begin(Begun::Never) == Begun::NotYet {
             // Of the process before, which goes on.
             drop(self.leave_door());
             if let Some(elder) = &self.elder {
@@ -327,7 +349,7 @@ impl Succession {
         };
         let heard = hear(&elder.line, Word::Gone);
         elder.gone.store(true, Ordering::Release);
-        if heard.is_ok() || self.begun.swap(true, Ordering::AcqRel) {
+        if heard.is_ok() || self.begin(Begun::Needed) != Begun::NotYet {
             return;
         }
         // It died with all that it had, and nobody would serve until somebody asks.
@@ -353,16 +375,16 @@ impl Succession {
         let _ = buried.inspect_err(trace::refused);
     }
 
-    fn elders(&self) -> Result<Vec<(usize, Emptying)>, Error> {
+    fn elders(&self) -> Result<Vec<Emptying>, Error> {
         let table = self.roster.table();
         let mut elders = Vec::new();
-        for (number, fd) in table.elders() {
+        for (_, fd) in table.elders() {
             let copy = fd.try_clone().map_err(|error| {
                 let what = format!("cannot empty the members before on {}", self.addr);
                 Error::system(what, error).at(self.addr)
             })?;
             if let Some(weak) = Weak::new(sys::borrow(&copy)) {
-                elders.push((number, Emptying::new(copy, &weak, self.addr)));
+                elders.push(Emptying::new(copy, &weak, self.addr));
             }
         }
         Ok(elders)
@@ -380,8 +402,8 @@ impl Succession {
             Kind::Udp => u32::from(sys::is_readable(emptying.socket()).unwrap_or(false)),
         };
         let is_over = || elder.is_gone() || until.is_some_and(|until| Instant::now() >= until);
-        let wait = |elders: &mut [(usize, Emptying)]| loop {
-            let left: u32 = elders.iter_mut().map(|(_, elder)| left(elder)).sum();
+        let wait = |elders: &mut [Emptying]| loop {
+            let left: u32 = elders.iter_mut().map(left).sum();
             if left == 0 || is_over() {
                 break left;
             }
@@ -394,29 +416,23 @@ impl Succession {
         wait(&mut elders);
         let _turn = self.roster.turn();
         let mut lost = 0;
-        if table().pillar().is_none() && elders.len() > 1 {
-            // The last of the new members comes into the place of the first old one, and is moved
-            // no more. At this instant the hash may choose any other old one if there is but one
-            // new member, so that they are emptied anew.
-            let mut first = [elders.remove(0)];
-            table().steer_to_first()?;
+        let leans = table().lean()?;
+        if !leans && elders.len() > 1 && kind == Kind::Tcp {
+            // This one has one member, which is the last, moves with the first that goes, and is moved
+            // no more. For that instant the hash chooses, so that the others are emptied anew.
+            let mut first = elders.remove(0);
             // Refused where it is restricted to a device, as for Leaving.
-            let _ = sys::hide(first[0].1.socket());
+            let _ = sys::hide(first.socket());
             sys::barrier();
-            lost += wait(&mut first);
-            let [(number, first)] = &first;
-            table().depart(*number, Some(first.socket()))?;
-        }
-        // While they go, members change places, and one that does not gets what is new.
-        let pillar = table().pillar();
-        if let Some(place) = pillar {
-            table().steer_to(place)?;
+            lost += wait(std::slice::from_mut(&mut first));
+            table().bury_first()?;
+            table().lean()?;
         }
         sys::barrier();
         lost += wait(&mut elders);
         elder.dismiss(FAREWELL * 5);
         if kind == Kind::Tcp {
-            for (_, elder) in &elders {
+            for elder in &elders {
                 let _ = sys::hide(elder.socket());
             }
             sys::barrier();

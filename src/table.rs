@@ -19,12 +19,18 @@ pub(crate) struct Table {
     options: Options,
     /// One more than the highest number that a member had.
     numbers: usize,
-    /// In the kernel's order where `ordered` says so.
+    /// In the kernel's order where `order` says so.
     members: Vec<Entry>,
-    /// False: they were adopted or joined others, or several left unseen, so that nobody knows.
-    ordered: bool,
+    order: Order,
     /// Those who get nothing new.
-    leaving: Vec<usize>,
+    leaving: Vec<Exit>,
+    /// Of these, those of whom it is known that nothing more comes, and who are in the group until
+    /// they are taken out.
+    empty: Vec<Exit>,
+    /// Or until their owners close them.
+    released: Vec<Exit>,
+    /// How many have begun to leave.
+    exits: u64,
     steering: Steering,
     phase: Phase,
     /// The processors when `Cpu` was first set: a worker that closes its member may use only one.
@@ -42,6 +48,23 @@ enum Phase {
     Theirs,
     /// Another process, to which the members have been given.
     GivenAway,
+}
+
+/// Is the kernel's order of the members known?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    Known,
+    /// They were adopted or joined others.
+    Foreign,
+    /// Several left unseen.
+    Lost,
+}
+
+/// A member that leaves, told from one that gets its number afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) number: usize,
+    nth: u64,
 }
 
 #[derive(Debug)]
@@ -77,7 +100,7 @@ impl Held {
 /// A member that leaves.
 #[derive(Debug)]
 pub(crate) struct Departure {
-    pub(crate) number: usize,
+    pub(crate) exit: Exit,
     pub(crate) promise: Promise,
     /// The socket, while it still gets what is under way; None where nothing can be done with it.
     pub(crate) socket: Option<(OwnedFd, Weak)>,
@@ -103,8 +126,14 @@ impl Table {
             options,
             numbers: members,
             members: (0..members).map(entry).collect(),
-            ordered: new && spread == Spread::Kernel,
+            order: match new && spread == Spread::Kernel {
+                true => Order::Known,
+                false => Order::Foreign,
+            },
             leaving: Vec::new(),
+            empty: Vec::new(),
+            released: Vec::new(),
+            exits: 0,
             steering: Steering::Hash,
             phase: Phase::Ours,
             cpus: Vec::new(),
@@ -143,8 +172,29 @@ impl Table {
 
     /// The member in each place, where that is known.
     fn places(&self) -> Option<Vec<usize>> {
-        self.ordered
+        self.is_ordered()
             .then(|| self.members.iter().map(|entry| entry.number).collect())
+    }
+
+    fn is_ordered(&self) -> bool {
+        self.order == Order::Known
+    }
+
+    /// Of several who have gone nobody can tell who was first.
+    fn lose_order(&mut self) {
+        if self.is_ordered() {
+            self.order = Order::Lost;
+        }
+    }
+
+    fn is_leaving(&self, number: usize) -> bool {
+        self.leaving.iter().any(|exit| exit.number == number)
+    }
+
+    /// Does its departure keep it open?
+    fn is_kept(&self, number: usize) -> bool {
+        let mut exits = self.leaving.iter().filter(|exit| exit.number == number);
+        exits.any(|exit| !self.released.contains(exit))
     }
 
     fn cannot(&self) -> String {
@@ -160,37 +210,53 @@ impl Table {
         Error::system(self.cannot(), error).at(self.addr).why(why)
     }
 
-    /// Sees who was closed without a word.
-    pub(crate) fn notice(&mut self) -> Result<(), Error> {
+    /// Who was closed without a word.
+    fn gone(&self) -> Vec<usize> {
         // What was given away is closed here and lives on there; and a member that leaves is kept by
         // its departure, which takes it out.
         if self.phase == Phase::GivenAway {
-            return Ok(());
+            return Vec::new();
         }
         let gone = |entry: &&Entry| {
             matches!(&entry.socket, Held::Seen(weak) if !weak.is_open())
-                && !self.leaving.contains(&entry.number)
+                && !self.is_kept(entry.number)
         };
-        let left: Vec<_> = self
-            .members
-            .iter()
-            .filter(gone)
-            .map(|entry| entry.number)
-            .collect();
-        if left.is_empty() {
+        let gone = self.members.iter().filter(gone);
+        gone.map(|entry| entry.number).collect()
+    }
+
+    /// Sees who was closed without a word.
+    pub(crate) fn notice(&mut self) -> Result<(), Error> {
+        let gone = self.gone();
+        if gone.is_empty() {
             return Ok(());
         }
         // In which order, only one of them tells.
-        self.ordered &= left.len() == 1 || self.members.len() <= left.len() + 1;
-        for number in left {
+        if gone.len() > 1 && self.members.len() > gone.len() + 1 {
+            self.lose_order();
+        }
+        for number in gone {
             self.strike(number);
         }
         self.steer_anew()
     }
 
+    /// Changes the kernel's order, after those who went before have been noticed.
+    ///
+    /// Whoever goes meanwhile may have gone before or after it.
+    fn reorder<T>(&mut self, member: Option<usize>, change: impl FnOnce() -> T) -> T {
+        let changed = change();
+        if self.gone().iter().any(|&gone| Some(gone) != member) {
+            self.lose_order();
+        }
+        changed
+    }
+
     /// The kernel's order after that member has left.
     fn strike(&mut self, number: usize) {
-        self.leaving.retain(|&other| other != number);
+        self.leaving.retain(|exit| exit.number != number);
+        self.empty.retain(|exit| exit.number != number);
+        self.released.retain(|exit| exit.number != number);
         if let Some(place) = self.place_of(number) {
             self.members.swap_remove(place);
             trace::closed(self.addr, number, self.places().as_deref());
@@ -201,7 +267,8 @@ impl Table {
         self.members.iter().position(|entry| entry.number == number)
     }
 
-    pub(crate) fn has(&self, number: usize) -> bool {
+    /// Is the number somebody's?
+    fn has(&self, number: usize) -> bool {
         self.place_of(number).is_some()
     }
 
@@ -210,18 +277,22 @@ impl Table {
         let Some(place) = self.place_of(number) else {
             return true;
         };
+        let mut left = self.empty.iter().chain(&self.released);
         // The other process may have taken it out, which it says of all together.
-        self.phase == Phase::GivenAway && !self.is_in(&self.members[place])
+        left.any(|exit| exit.number == number)
+            || self.phase == Phase::GivenAway && !self.is_in(&self.members[place])
     }
 
     /// Is the socket of a member that was given away still in the group?
     fn is_in(&self, entry: &Entry) -> bool {
-        match entry.socket.upgrade() {
-            Some(fd) => {
-                self.kind == Kind::Udp || sys::is_listening(sys::borrow(&fd)).unwrap_or(true)
-            }
-            None => false,
+        let Some(fd) = entry.socket.upgrade() else {
+            return false;
+        };
+        match self.kind {
+            Kind::Tcp => sys::is_listening(sys::borrow(&fd)).unwrap_or(true),
+            Kind::Udp => !sys::is_hidden(sys::borrow(&fd)),
         }
+    }
     }
 
     /// Is it one that gets what is new?
@@ -229,7 +300,7 @@ impl Table {
         let is_elder = self.elders().any(|(elder, _)| elder == number);
         match self.phase {
             Phase::Theirs => is_elder,
-            Phase::Ours | Phase::GivenAway => !is_elder && !self.leaving.contains(&number),
+            Phase::Ours | Phase::GivenAway => !is_elder && !self.is_leaving(number),
         }
     }
 
@@ -305,6 +376,10 @@ impl Table {
         let Some(via) = self.open_member() else {
             return Ok(());
         };
+        if !self.is_ordered() && steering.needs_places() {
+            return sys::dispatch(sys::borrow(&via), &Dispatch::Hash)
+                .map_err(|error| self.refused(error));
+        }
         if self.pinned && self.leaving.is_empty() && matches!(steering, Steering::Cpu) {
             // The pins themselves, which need no program.
             return sys::dispatch(sys::borrow(&via), &Dispatch::Hash)
@@ -322,19 +397,26 @@ impl Table {
         };
         let places = self.places();
         if places.is_none() && steering.needs_places() {
-            return Err(self.invalid(
-                "it was adopted or joined others, so that nobody knows its members' places",
-            ));
+            return Err(self.disordered());
         }
         let places = places.unwrap_or_default();
+        // Where nobody stays, those who leave get it.
+        let nobody = !places.iter().any(|&number| self.stays(number));
+        let stays = |number| nobody || self.stays(number);
         // More are about to come that get nothing.
-        let by_hash =
-            self.phase != Phase::Theirs && places.iter().all(|&number| self.stays(number));
-        let stays = |number| self.stays(number);
+        let by_hash = self.phase != Phase::Theirs && places.iter().all(|&number| stays(number));
         let dispatch = steering
             .dispatch(self.kind, &places, stays, by_hash, &self.cpus)
             .map_err(|why| self.invalid(why))?;
         sys::dispatch(via, &dispatch).map_err(|error| self.refused(error))
+    }
+
+    fn disordered(&self) -> Error {
+        let why = match self.order {
+            Order::Lost => "several of its members were closed at once",
+            Order::Known | Order::Foreign => "it was adopted or joined others",
+        };
+        self.invalid(format!("{why}, so that nobody knows its members' places"))
     }
 
     /// Steers a group that is whole, of which every descriptor is at hand.
@@ -351,7 +433,13 @@ impl Table {
         if matches!(steering, Steering::Cpu) && sys::pins_groups() {
             self.pinned = true;
             self.pin(members, |index| Steering::cpu_of(index, &self.cpus))?;
-            sys::dispatch(via, &Dispatch::Hash).map_err(|error| self.refused(error))?;
+            match self.leaving.is_empty() {
+                true => {
+                    sys::dispatch(via, &Dispatch::Hash).map_err(|error| self.refused(error))?;
+                }
+                // The pins of those who leave would count too.
+                false => self.attach(via, steering)?,
+            }
         } else if self.pinned && matches!(steering, Steering::Hash) {
             self.pin(members, |_| None)?;
             self.pinned = false;
@@ -388,14 +476,18 @@ impl Table {
         if self.phase == Phase::GivenAway {
             return Ok(());
         }
-        let own = self.own(&socket).and_then(|()| self.find(number));
-        if own.is_ok() && self.spread == Spread::Kernel {
-            sys::leave(self.kind, sys::borrow(&socket));
-        }
-        drop(socket);
+        let noticed = self.notice();
+        let own = self.own(&socket).and_then(|()| self.find(number).map(drop));
+        let (kind, leaves) = (self.kind, own.is_ok() && self.spread == Spread::Kernel);
+        self.reorder(Some(number), || {
+            if leaves {
+                let _ = sys::leave(kind, sys::borrow(&socket));
+            }
+            drop(socket);
+        });
         own?;
         self.strike(number);
-        self.notice()?;
+        noticed.and(self.notice())?;
         self.steer_anew()
     }
 
@@ -421,9 +513,9 @@ impl Table {
             }
             _ => {
                 let join = Purpose::Join(number, self.members.len() + 1);
-                S::from_socket(
-                    Opening::new(&self.options, self.kind, self.addr)?.open(join, false)?,
-                )
+                let options = self.options.clone();
+                let opening = Opening::new(&options, self.kind, self.addr)?;
+                S::from_socket(self.reorder(None, || opening.open(join, false))?)
             }
         };
         self.add(number, sys::borrow(&socket));
@@ -452,79 +544,128 @@ impl Table {
         if !others.any(|entry| self.stays(entry.number)) {
             return cannot("no other stays to take its connections".to_owned());
         }
-        let nothing = |promise| Departure {
+        self.exits += 1;
+        let exit = Exit {
             number,
+            nth: self.exits,
+        };
+        let nothing = |promise| Departure {
+            exit,
             promise,
             socket: None,
         };
         if self.spread == Spread::Queue {
             // What is queued is the others' too.
-            self.leaving.push(number);
+            self.leaving.push(exit);
             return Ok(nothing(Promise::Lossless));
         }
         let socket = match &self.members[place].socket {
             Held::Seen(weak) => weak.upgrade().map(|fd| (fd, *weak)),
             Held::Unknown | Held::Elder(_) => None,
         };
-        let Some((fd, weak)) = socket.filter(|_| self.ordered && sys::support().steers) else {
-            self.leaving.push(number);
+        self.leaving.push(exit);
+        let Some((fd, weak)) = socket else {
             return Ok(nothing(Promise::Nothing));
         };
-        self.leaving.push(number);
-        let keeps_flows = self.keeps_flows();
+        // A UDP socket needs no program and no order to get out.
+        let steers = sys::support().steers;
+        let is_out = steers
+            && self.kind == Kind::Udp
+            && !self.keeps_flows()
+            && self.reorder(None, || sys::hide(sys::borrow(&fd))).is_ok();
+        let is_steered = steers && self.is_ordered();
+        if !(is_out || is_steered) {
+            return Ok(Departure {
+                socket: Some((fd, weak)),
+                ..nothing(Promise::Nothing)
+            });
+        }
         let promise = match self.kind {
-            Kind::Tcp if sys::counts(&self.addr) => Promise::Lossless,
+            Kind::Tcp if sys::counts(Some(&weak), &self.addr) => Promise::Lossless,
             Kind::Tcp => Promise::Waiting,
             Kind::Udp => Promise::Lossless,
         };
-        let steered = match self.kind {
-            // It is out, and what it has is kept for it.
-            Kind::Udp if !keeps_flows && sys::hide(sys::borrow(&fd)).is_ok() => {
+        let steered = match is_out {
+            // What it has is kept for it.
+            true => {
                 self.strike(number);
                 self.steer_anew()
             }
-            _ => self.attach(sys::borrow(&fd), &self.steering),
+            false => self.attach(sys::borrow(&fd), &self.steering),
         };
         if let Err(error) = steered {
-            self.leaving.retain(|&other| other != number);
+            self.leaving.retain(|other| *other != exit);
             return Err(error);
         }
         trace::leaving(self.addr, number, promise);
         Ok(Departure {
-            number,
+            exit,
             promise,
             socket: Some((fd, weak)),
         })
     }
 
     /// A member that was leaving stays.
-    pub(crate) fn stay(&mut self, number: usize) -> Result<(), Error> {
-        if !self.leaving.contains(&number) {
+    pub(crate) fn stay(&mut self, exit: Exit) -> Result<(), Error> {
+        if !self.leaving.contains(&exit) {
             return Ok(());
         }
-        self.leaving.retain(|&other| other != number);
+        self.leaving.retain(|other| *other != exit);
         self.notice()?;
-        match self.ordered {
-            true => self.attach_current(),
-            false => Ok(()),
+        self.steer_on()
+    }
+
+    /// Takes out a member that was leaving; false where it is in until its owner closes it.
+    pub(crate) fn finish(&mut self, exit: Exit, fd: Option<BorrowedFd<'_>>) -> Result<bool, Error> {
+        // A UDP socket is out at once, and others can be closed besides.
+        match self.leaving.contains(&exit) {
+            true => self.depart(exit.number, fd),
+            false => self.notice().map(|()| true),
         }
     }
 
-    /// Takes out a member that was leaving.
-    pub(crate) fn depart(
+    /// Nothing more comes to a member, and its owner is told so before it is taken out.
+    pub(crate) fn emptied(&mut self, exit: Exit) {
+        if self.leaving.contains(&exit) {
+            self.empty.push(exit);
+        }
+    }
+
+    /// Nothing but its owner keeps a member any more, which is noticed when it has been closed.
+    pub(crate) fn release(&mut self, exit: Exit) -> Result<(), Error> {
+        if self.leaving.contains(&exit) {
+            self.released.push(exit);
+        }
+        self.notice()
+    }
+
+    /// Takes out a member that gets nothing new; false where it is in until it is closed.
+    fn depart(
         &mut self,
         number: usize,
         fd: Option<BorrowedFd<'_>>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
+        let noticed = self.notice();
+        let kind = self.kind;
         if let Some(fd) = fd {
-            sys::leave(self.kind, fd);
+            // Not for datagrams: those of a flow are for one member only.
+            if kind == Kind::Tcp && self.is_ordered() {
+                let _ = self.lean().inspect_err(trace::refused);
+            }
+            if !self.reorder(Some(number), || sys::leave(kind, fd)) {
+                return noticed.map(|()| false);
+            }
         }
-        let was_steered = self.ordered && !self.stays(number);
         self.strike(number);
-        self.notice()?;
-        match was_steered {
-            true => self.attach_current(),
-            false => Ok(()),
+        noticed.and(self.notice())?;
+        self.steer_on().map(|()| true)
+    }
+
+    /// Steers as if that member had never left, where somebody steered around it.
+    fn steer_on(&self) -> Result<(), Error> {
+        match self.order {
+            Order::Known | Order::Lost => self.attach_current(),
+            Order::Foreign => Ok(()),
         }
     }
 
@@ -544,10 +685,8 @@ impl Table {
         if !self.leaving.is_empty() {
             return Ok(None);
         }
-        if !self.ordered {
-            return Err(self.invalid(
-                "it was adopted or joined others, so that nobody knows its members' places",
-            ));
+        if !self.is_ordered() {
+            return Err(self.disordered());
         }
         let mut members = Vec::with_capacity(self.members.len());
         for Entry { number, socket } in &self.members {
@@ -564,12 +703,22 @@ impl Table {
     pub(crate) fn take_back(&mut self) -> Result<(), Error> {
         self.phase = Phase::Ours;
         // Of its members, that process may have taken out some.
+        for entry in &self.members {
+            // What is hidden stays so.
+            if let Some(fd) = entry.socket.upgrade() {
+                if sys::is_hidden(sys::borrow(&fd)) {
+                    let _ = sys::leave(self.kind, sys::borrow(&fd));
+                }
+            }
+        }
         let before = self.members.len();
         let mut members = std::mem::take(&mut self.members);
         members.retain(|entry| self.is_in(entry));
         self.members = members;
-        self.ordered &= self.members.len() == before || self.members.len() <= 1;
-        if !self.ordered && self.steering.needs_places() {
+        if self.members.len() != before && self.members.len() > 1 {
+            self.lose_order();
+        }
+        if !self.is_ordered() && self.steering.needs_places() {
             self.steering = Steering::Hash;
         }
         self.attach_current()
@@ -634,48 +783,58 @@ impl Table {
         self.attach_current()
     }
 
-    /// A place whose member stays and is not moved while all others that do not stay are taken out.
-    ///
-    /// The last one moves when another leaves, so that is a place that is not the last until then.
-    pub(crate) fn pillar(&self) -> Option<usize> {
-        let stays = |entry: &Entry| self.stays(entry.number);
-        let stayers = self.members.iter().filter(|entry| stays(entry)).count();
-        let place = self.members.iter().position(stays)?;
-        (place <= stayers).then_some(place)
-    }
-
-    /// Gives everything that is new to the first member that stays, which is not moved when another
-    /// is taken out, unless it is the only one.
-    pub(crate) fn steer_to_first(&self) -> Result<(), Error> {
-        let first = self
+    /// A place whose member stays and is not moved when any other leaves, as only the last one is.
+    fn pillar(&self) -> Option<usize> {
+        let last = self.members.len().checked_sub(1)?;
+        let place = self
             .members
             .iter()
-            .position(|entry| self.stays(entry.number));
-        first.map_or(Ok(()), |place| self.steer_to(place))
+            .position(|entry| self.stays(entry.number))?;
+        (place < last).then_some(place)
     }
 
-    /// Gives everything that is new to the member in one place.
-    pub(crate) fn steer_to(&self, place: usize) -> Result<(), Error> {
-        let Some(via) = self.open_member() else {
-            return Ok(());
+    /// Gives everything that is new to a member that does not move while another leaves, so that at
+    /// no instant the program names a place in which somebody else stands, or nobody.
+    ///
+    /// False where there is none: the only one that stays is the last. Then, for an instant, the hash
+    /// chooses among all that are left.
+    pub(crate) fn lean(&self) -> Result<bool, Error> {
+        let Some(place) = self.pillar() else {
+            return Ok(false);
         };
-        let program = Dispatch::Program(program::only(place));
-        sys::dispatch(sys::borrow(&via), &program).map_err(|error| self.refused(error))
+        if let Some(via) = self.open_member() {
+            let program = Dispatch::Program(program::only(place));
+            sys::dispatch(sys::borrow(&via), &program).map_err(|error| self.refused(error))?;
+        }
+        Ok(true)
     }
 
     /// Takes all members of the generation before out.
     pub(crate) fn bury(&mut self) -> Result<(), Error> {
-        let elders: Vec<_> = self.elders().map(|(number, _)| number).collect();
-        for number in elders {
-            if let Some(place) = self.place_of(number) {
-                let Entry { socket, .. } = &self.members[place];
-                if let Held::Elder(fd) = socket {
-                    sys::leave(self.kind, sys::borrow(fd));
-                }
-                self.members.swap_remove(place);
-            }
-        }
+        while self.bury_one()? {}
         self.attach_current()
+    }
+
+    /// Takes the first member of the generation before out.
+    pub(crate) fn bury_first(&mut self) -> Result<(), Error> {
+        self.bury_one()?;
+        self.attach_current()
+    }
+
+    fn bury_one(&mut self) -> Result<bool, Error> {
+        let is_elder = |entry: &Entry| matches!(entry.socket, Held::Elder(_));
+        let Some(place) = self.members.iter().position(is_elder) else {
+            return Ok(false);
+        };
+        // Not for datagrams: those of a flow are for one member only.
+        if self.kind == Kind::Tcp {
+            self.lean()?;
+        }
+        if let Held::Elder(fd) = &self.members[place].socket {
+            let _ = sys::leave(self.kind, sys::borrow(fd));
+        }
+        self.members.swap_remove(place);
+        Ok(true)
     }
 
     /// The takeover is given up: who is in the group is known no more.
@@ -683,6 +842,6 @@ impl Table {
         self.phase = Phase::GivenAway;
         self.members
             .retain(|entry| !matches!(entry.socket, Held::Elder(_)));
-        self.ordered = false;
+        self.lose_order();
     }
 }

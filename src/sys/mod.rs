@@ -22,11 +22,12 @@
 //! - `dispatch_reason(&io::Error) -> Option<&str>`: what a refusal of that means.
 //! - `Weak`: a socket that somebody else owns, without a descriptor of it.
 //! - `hide(BorrowedFd)`: keeps what arrives from finding a socket, and takes UDP out of its group.
+//! - `is_hidden(BorrowedFd) -> bool`: has somebody done so?
 //! - `leave(Kind, BorrowedFd)`: takes a socket out of its group at once.
 //! - `is_readable(BorrowedFd) -> io::Result<bool>`: is something in its queue?
 //! - `barrier()`: waits until all packets that are being delivered have been.
 //! - `migrates() -> bool`: does the kernel hand a closing listener's queue to its group?
-//! - `counts(&SocketAddr) -> bool` and `Requests`: what a listener has still to accept.
+//! - `counts(Option<&Weak>, &SocketAddr) -> bool` and `Requests`: what a listener has still to accept.
 //! - `has_stranger(Kind, &SocketAddr, &[u64]) -> bool`: does somebody else share an address?
 //! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: whose fault an error of bind
 //!   or listen is.
@@ -127,8 +128,8 @@ cfg_if::cfg_if! {
 
 pub(crate) use platform::{
     DUAL_STACK, GROUP_LIMIT, Requests, Weak, barrier, bind_device, blame, claim, counts, cpus,
-    dispatch, dispatch_reason, has_stranger, hide, identity, is_readable, is_shared, leave,
-    migrates, occupants, packet_queue, pin, pins_groups, queue, release, restartable, share,
+    dispatch, dispatch_reason, has_stranger, hide, identity, is_hidden, is_readable, is_shared,
+    leave, migrates, occupants, packet_queue, pin, pins_groups, queue, release, restartable, share,
     support,
 };
 

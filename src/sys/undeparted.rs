@@ -46,8 +46,14 @@ pub(crate) fn hide(_: BorrowedFd<'_>) -> io::Result<()> {
     Err(cannot_steer())
 }
 
+pub(crate) fn is_hidden(_: BorrowedFd<'_>) -> bool {
+    false
+}
+
 /// It leaves when it is closed.
-pub(crate) fn leave(_: Kind, _: BorrowedFd<'_>) {}
+pub(crate) fn leave(_: Kind, _: BorrowedFd<'_>) -> bool {
+    false
+}
 
 pub(crate) fn is_readable(_: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(false)
@@ -59,7 +65,7 @@ pub(crate) fn migrates() -> bool {
     false
 }
 
-pub(crate) fn counts(_: &SocketAddr) -> bool {
+pub(crate) fn counts(_: Option<&Weak>, _: &SocketAddr) -> bool {
     false
 }
 

@@ -425,6 +425,10 @@ macro_rules! counters {
 
 counters! {
     out_rsts = "Tcp: OutRsts",
+    /// Connections that a RST ended, on this side.
+    estab_resets = "Tcp: EstabResets",
+    /// Handshakes that ended without a connection.
+    attempt_fails = "Tcp: AttemptFails",
     retrans_segs = "Tcp: RetransSegs",
     syn_retrans = "TcpExt: TCPSynRetrans",
     /// SYNs and last packets of a handshake that a listener had no use or no room for.

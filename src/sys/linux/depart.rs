@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::weak::Weak;
 use super::{diag, table};
 use crate::sys::Kind;
-use crate::sys::unix::{check, set_option};
+use crate::sys::unix::{check, is_listening, set_option, words};
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "android")] {
@@ -23,6 +23,9 @@ cfg_if::cfg_if! {
         use libc::SO_BINDTOIFINDEX;
     }
 }
+
+/// The kernel asks nobody whether there is such an interface (kernel: sock_bindtoindex).
+const NOWHERE: u32 = i32::MAX as u32;
 
 /// Binds a socket to an interface that no machine has, so that no lookup finds it any more.
 ///
@@ -35,23 +38,28 @@ cfg_if::cfg_if! {
 ///
 /// It takes no privilege, unless the socket is restricted to a device already.
 pub(crate) fn hide(fd: BorrowedFd<'_>) -> io::Result<()> {
-    const NOWHERE: libc::c_int = libc::c_int::MAX;
     set_option(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &NOWHERE)
 }
 
+pub(crate) fn is_hidden(fd: BorrowedFd<'_>) -> bool {
+    let interface = words::<1>(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX);
+    matches!(interface, Ok(Some([NOWHERE])))
+}
+
 /// Takes a socket out of its group at once; what is queued in a listener is lost, and whoever waits
-/// in accept(2) gets an error.
+/// in accept(2) gets an error. False where it leaves only when it is closed.
 ///
 /// A child that was forked and has not yet called exec keeps a socket alive that was closed here.
 /// shutdown(2) acts on the socket (kernel: inet_shutdown, tcp_disconnect).
-pub(crate) fn leave(kind: Kind, fd: BorrowedFd<'_>) {
+pub(crate) fn leave(kind: Kind, fd: BorrowedFd<'_>) -> bool {
     match kind {
         Kind::Tcp => {
             // SAFETY: shutdown takes two ints and touches no memory. Refused only where it has left.
             unsafe { libc::shutdown(fd.as_raw_fd(), libc::SHUT_RD) };
+            true
         }
-        // Refused where it is restricted to a device; then it leaves when it is closed.
-        Kind::Udp => drop(hide(fd)),
+        // Refused where it is restricted to a device, and before 5.0.
+        Kind::Udp => hide(fd).is_ok(),
     }
 }
 
@@ -95,9 +103,18 @@ pub(crate) fn has_stranger(kind: Kind, addr: &SocketAddr, inodes: &[u64]) -> boo
     })
 }
 
-/// Can the requests of a listener be counted here?
-pub(crate) fn counts(addr: &SocketAddr) -> bool {
-    table::references(addr, |_| false).is_ok() || diag::half_open(addr.port()).is_ok()
+/// Can the requests of a listener, or of any, be counted here?
+pub(crate) fn counts(weak: Option<&Weak>, addr: &SocketAddr) -> bool {
+    let Some(weak) = weak else {
+        return table::references(addr, |_| false).is_ok() || diag::half_open(addr.port()).is_ok();
+    };
+    let mine = |inode| inode == weak.inode();
+    matches!(table::references(addr, mine), Ok(Some(_))) || is_seen(mine, addr.port())
+}
+
+/// Does the kernel's dump have that listener? Not where it is of another network namespace.
+fn is_seen(mine: impl Fn(u64) -> bool, port: u16) -> bool {
+    diag::rows(Kind::Tcp, port).is_ok_and(|rows| rows.iter().any(|row| mine(row.inode)))
 }
 
 /// The requests that a listener still has: those that nobody has accepted, and those whose handshake
@@ -127,8 +144,16 @@ impl Requests {
             // kernel: one reference is the listener's own, and reqsk_alloc takes one for each.
             return Ok(references.saturating_sub(1));
         }
-        let queued = super::queue(fd)?.len;
+        // It has been shut down, by which all is gone.
+        if !is_listening(fd)? {
+            return Ok(0);
+        }
+        if !is_seen(mine, self.addr.port()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let now = diag::half_open(self.addr.port())?;
+        // Afterwards, so that whoever is accepted into it meanwhile is counted twice and not never.
+        let queued = super::queue(fd)?.len;
         let first = self.first.get_or_insert_with(|| now.clone());
         first.retain(|cookie| now.contains(cookie));
         Ok(queued.saturating_add(u32::try_from(first.len()).unwrap_or(u32::MAX)))

@@ -17,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 
 pub(crate) use depart::{
-    Requests, barrier, counts, has_stranger, hide, is_readable, leave, migrates,
+    Requests, barrier, counts, has_stranger, hide, is_hidden, is_readable, leave, migrates,
 };
 pub(crate) use holder::blame;
 pub(crate) use occupants::occupants;
