@@ -293,7 +293,6 @@ impl Table {
             Kind::Udp => !sys::is_hidden(sys::borrow(&fd)),
         }
     }
-    }
 
     /// Is it one that gets what is new?
     fn stays(&self, number: usize) -> bool {
@@ -640,11 +639,7 @@ impl Table {
     }
 
     /// Takes out a member that gets nothing new; false where it is in until it is closed.
-    fn depart(
-        &mut self,
-        number: usize,
-        fd: Option<BorrowedFd<'_>>,
-    ) -> Result<bool, Error> {
+    fn depart(&mut self, number: usize, fd: Option<BorrowedFd<'_>>) -> Result<bool, Error> {
         let noticed = self.notice();
         let kind = self.kind;
         if let Some(fd) = fd {
