@@ -7,10 +7,12 @@ mod util;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
@@ -44,10 +46,8 @@ struct Process {
 
 impl Process {
     fn start(command: &mut Command) -> Self {
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = util::spawn(command)
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stdout = lines(child.stdout.take().unwrap());
         let stderr = lines(child.stderr.take().unwrap());
@@ -164,7 +164,12 @@ fn begin(addr: SocketAddr) -> TcpStream {
 }
 
 /// Sends the rest of the request, and returns who answers it.
-fn answer(mut stream: TcpStream) -> u32 {
+fn answer(stream: TcpStream) -> u32 {
+    pid(&body(stream))
+}
+
+/// Sends the rest of the request, and returns the answer.
+fn body(mut stream: TcpStream) -> String {
     stream.write_all(b"Connection: close\r\n\r\n").unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut answer = String::new();
@@ -176,7 +181,7 @@ fn answer(mut stream: TcpStream) -> u32 {
         head.to_lowercase().lines().any(|line| line == length),
         "{answer}"
     );
-    pid(body)
+    body.to_owned()
 }
 
 /// The process that signs with `process 4711\n`.
@@ -275,9 +280,15 @@ fn a_taken_port_is_one_readable_sentence() {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let tcp_addr = tcp.local_addr().unwrap();
     let udp_addr = udp.local_addr().unwrap();
-    let others = [["udp"], ["quic"]];
+    let others = [
+        (["fdstore"], tcp_addr),
+        (["restart"], tcp_addr),
+        (["scale"], tcp_addr),
+        (["udp"], udp_addr),
+        (["quic"], udp_addr),
+    ];
     let all = SERVERS.iter().map(|&example| (example, tcp_addr));
-    let others = others.iter().map(|other| (other.as_slice(), udp_addr));
+    let others = others.iter().map(|(name, addr)| (name.as_slice(), *addr));
     for (example, addr) in all.chain(others) {
         let (name, args) = example.split_first().unwrap();
         let command = &mut command(name);
@@ -639,4 +650,332 @@ fn three_http_servers_share_the_load_and_one_is_killed() {
     // No request is under way: the queue of the one that goes is empty.
     second.kill();
     assert_spread(&load(&agent, &url, 1_000), &[&first, &third]);
+}
+
+/// Requests, each on a new connection, until it is ended.
+#[cfg(target_os = "linux")]
+struct Requests {
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<BTreeMap<String, usize>>>,
+}
+
+#[cfg(target_os = "linux")]
+impl Requests {
+    fn start(addr: SocketAddr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let one = || {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || {
+                let mut counts = BTreeMap::new();
+                while !stop.load(Ordering::Relaxed) {
+                    // Panics where there is no answer, or another than 200.
+                    *counts.entry(body(begin(addr))).or_default() += 1;
+                }
+                counts
+            })
+        };
+        let threads = vec![one(), one(), one(), one()];
+        Self { stop, threads }
+    }
+
+    /// How many each has answered; none was lost.
+    fn end(self) -> BTreeMap<String, usize> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = BTreeMap::new();
+        for thread in self.threads {
+            for (who, n) in thread.join().expect("every request is answered") {
+                *all.entry(who).or_default() += n;
+            }
+        }
+        all
+    }
+}
+
+/// Asks until that one has answered.
+#[cfg(target_os = "linux")]
+fn answers(addr: SocketAddr, who: &str) {
+    assert!(
+        (0..500).any(|_| body(begin(addr)) == who),
+        "{who:?} answers none of 500 connections"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn restart_hands_over_under_load() {
+    // Port 0 would be another one each time.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let (mut old, addr) = serve(&["restart"], &addr);
+    let requests = Requests::start(addr);
+    let mut all = BTreeSet::new();
+    for _ in 0..3 {
+        answers(addr, &format!("process {}\n", old.id()));
+        let held = begin(addr);
+        let (new, same) = serve(&["restart"], &addr.to_string());
+        assert_eq!(addr, same);
+        let (before, after) = (old.id(), new.id());
+        assert_eq!(
+            next(&new.stdout).unwrap(),
+            format!("process {after} took over from process {before}: 0 connections lost")
+        );
+        assert_eq!(ask(addr), after);
+        let relieved = format!("process {before} is relieved, and finishes its connections");
+        assert_eq!(next(&old.stdout), Some(relieved));
+        // It waits for this one.
+        assert_eq!(answer(held), before);
+        let (status, stdout, stderr) = old.end();
+        assert!(status.success(), "{status}: {stderr}");
+        assert_eq!(
+            (&*stdout, &*stderr),
+            (&*format!("process {before} ends"), "")
+        );
+        all.insert(format!("process {before}\n"));
+        old = new;
+    }
+    answers(addr, &format!("process {}\n", old.id()));
+    all.insert(format!("process {}\n", old.id()));
+    let answered = requests.end();
+    assert!(answered.keys().eq(&all), "{answered:?} is not of {all:?}");
+    assert!(answered.values().sum::<usize>() >= 300, "{answered:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn scale_adds_and_takes_away_under_load() {
+    let mut command = Command::new(program("scale"));
+    command.arg("127.0.0.1:0").stdin(Stdio::piped());
+    let (mut process, addr) = announced(Process::start(&mut command));
+    let mut stdin = process.child.stdin.take().unwrap();
+    let id = process.id();
+    let member = |number: usize| format!("process {id} member {number}\n");
+    let serves = |process: &Process, number: usize| {
+        assert_eq!(
+            next(&process.stdout),
+            Some(format!("member {number} serves"))
+        );
+        answers(addr, &member(number));
+    };
+    let leaves = |process: &Process, number: usize| {
+        let line = next(&process.stdout).unwrap();
+        let left = format!("member {number} has left: Lossless, 0 lost, after ");
+        assert!(line.starts_with(&left), "{line}");
+        for _ in 0..100 {
+            assert_ne!(body(begin(addr)), member(number));
+        }
+    };
+    serves(&process, 0);
+    serves(&process, 1);
+    let requests = Requests::start(addr);
+    for _ in 0..2 {
+        stdin.write_all(b"+\n").unwrap();
+        serves(&process, 2);
+        stdin.write_all(b"-\n").unwrap();
+        leaves(&process, 2);
+    }
+    stdin.write_all(b"-\n").unwrap();
+    leaves(&process, 1);
+    stdin.write_all(b"-\n").unwrap();
+    assert_eq!(next(&process.stdout).unwrap(), "+ or -, and not the last");
+    assert_eq!(body(begin(addr)), member(0));
+    stdin.write_all(b"+\n").unwrap();
+    serves(&process, 1);
+
+    let answered = requests.end();
+    assert!(
+        answered.keys().eq(&[member(0), member(1), member(2)]),
+        "{answered:?}"
+    );
+    assert!(answered.values().sum::<usize>() >= 300, "{answered:?}");
+    drop(stdin);
+    let (status, stdout, stderr) = process.end();
+    assert!(status.success(), "{status}");
+    assert_eq!((&*stdout, &*stderr), ("", ""));
+}
+
+#[test]
+fn load_counts_what_is_answered_and_what_is_lost() {
+    let (server, addr) = serve(&["http"], "127.0.0.1:0");
+    let run = |addr: SocketAddr| {
+        Process::start(command("load").args([&*addr.to_string(), "50", "2"])).end()
+    };
+    let (status, stdout, stderr) = run(addr);
+    assert!(status.success(), "{stderr}");
+    assert_eq!(stderr, "");
+    let answered: usize = stdout
+        .lines()
+        .filter_map(|line| match line.strip_prefix("0 lost")? {
+            "" => Some(0),
+            line => line
+                .strip_prefix(", ")?
+                .strip_suffix(&format!(" by process {}", server.id()))?
+                .parse()
+                .ok(),
+        })
+        .sum();
+    assert_eq!((stdout.lines().count(), answered), (3, 100), "{stdout}");
+
+    drop(server);
+    let (status, stdout, stderr) = run(addr);
+    assert!(status.success(), "{stderr}");
+    assert_eq!(stdout.lines().last(), Some("100 lost"), "{stdout}");
+    assert_eq!(stderr.lines().count(), 100, "{stderr}");
+    assert!(
+        stderr.lines().all(|line| line.starts_with("lost: ")),
+        "{stderr}"
+    );
+
+    let (status, _, stderr) = Process::start(command("load").args(["localhost", "0"])).end();
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(
+        stderr,
+        "usage: load [address] [connections a second] [seconds]"
+    );
+}
+
+/// What systemd's descriptor store does.
+#[cfg(target_os = "linux")]
+struct Manager {
+    path: PathBuf,
+    socket: std::os::unix::net::UnixDatagram,
+    /// By their names.
+    store: BTreeMap<String, OwnedFd>,
+}
+
+#[cfg(target_os = "linux")]
+impl Manager {
+    fn new() -> Self {
+        let path = env::temp_dir().join(format!("reuseport-notify-{}", process::id()));
+        let _ = fs::remove_file(&path);
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self {
+            path,
+            socket,
+            store: BTreeMap::new(),
+        }
+    }
+
+    /// Takes one descriptor in.
+    fn keep(&mut self) {
+        use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+        let (mut text, mut space) = (
+            [0; 200],
+            [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))],
+        );
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [std::io::IoSliceMut::new(&mut text)];
+        let message = recvmsg(
+            &self.socket,
+            &mut parts,
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        let text = std::str::from_utf8(&text[..message.unwrap().bytes]).unwrap();
+        let mut fds = ancillary.drain().flat_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
+            _ => Vec::new(),
+        });
+        let name = text.strip_prefix("FDSTORE=1\nFDNAME=").unwrap();
+        let fd = fds.next().expect("it comes with a descriptor");
+        assert_eq!(fds.count(), 0, "{text}");
+        let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
+        let inode_now = inode(&fd);
+        let known = self.store.insert(name.trim_end().to_owned(), fd);
+        if let Some(known) = known {
+            assert_eq!(inode(&known), inode_now, "{text}");
+        }
+    }
+
+    /// Starts the service with all that is in the store.
+    #[allow(
+        unsafe_code,
+        reason = "descriptors have the numbers that systemd gives them"
+    )]
+    fn start(&self) -> Process {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "export LISTEN_PID=$$; exec \"$0\" 127.0.0.1:0"])
+            .arg(program("fdstore"))
+            .env("NOTIFY_SOCKET", &self.path)
+            .stdin(Stdio::null());
+        if !self.store.is_empty() {
+            // Against their order, which is systemd's own.
+            let names: Vec<_> = self.store.keys().rev().map(String::as_str).collect();
+            command
+                .env("LISTEN_FDS", names.len().to_string())
+                .env("LISTEN_FDNAMES", names.join(":"));
+        }
+        // Copies with numbers beyond all that they are to get.
+        let fds: Vec<_> = self
+            .store
+            .values()
+            .rev()
+            .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 500).unwrap())
+            .collect();
+        let place = move || {
+            for (fd, number) in fds.iter().zip(3..) {
+                // SAFETY: dup2 touches no memory, and what had the number in this child is nobody's.
+                if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec only dup2 is called, which is safe there.
+        unsafe { command.pre_exec(place) };
+        Process::start(&mut command)
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn fdstore_loses_no_connection_while_its_service_restarts() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let members = thread::available_parallelism().unwrap().get();
+    let mut manager = Manager::new();
+    let (mut process, addr) = announced(manager.start());
+    (0..members).for_each(|_| manager.keep());
+    let names: BTreeSet<_> = (0..members).map(|number| number.to_string()).collect();
+    assert!(
+        manager.store.keys().cloned().eq(names),
+        "{:?}",
+        manager.store
+    );
+    let requests = Requests::start(addr);
+    let mut all = BTreeSet::new();
+    for _ in 0..2 {
+        let held = begin(addr);
+        answers(addr, &format!("process {}\n", process.id()));
+        kill_process(Pid::from_child(&process.child), Signal::INT).unwrap();
+        assert_eq!(answer(held), process.id());
+        let (status, _, stderr) = process.end();
+        assert!(status.success(), "{status}: {stderr}");
+        assert_eq!(stderr, "");
+        all.insert(format!("process {}\n", process.id()));
+
+        // Nobody is there.
+        let waiting: Vec<_> = (0..50).map(|_| begin(addr)).collect();
+        let (new, same) = announced(manager.start());
+        assert_eq!(addr, same);
+        // By the names that they had.
+        (0..members).for_each(|_| manager.keep());
+        assert_eq!(manager.store.len(), members);
+        for stream in waiting {
+            assert_eq!(answer(stream), new.id());
+        }
+        process = new;
+    }
+    all.insert(format!("process {}\n", process.id()));
+    let answered = requests.end();
+    assert!(answered.keys().eq(&all), "{answered:?} is not of {all:?}");
 }

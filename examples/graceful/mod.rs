@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, Either, Shared, select};
 use tokio::net::{TcpListener, TcpStream};
 
 /// How long who has connected may take to ask.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Accepts until `left`, and returns when all connections have ended.
 ///
