@@ -261,6 +261,42 @@ fn on_a_line<R: Runtime>(what: &str, connections: usize, loss_percent: f64, chan
     }
 }
 
+/// How long it takes on a quiet line: two round trips, and what two grace periods of the kernel take.
+#[test]
+fn a_member_settles_soon() {
+    let _alone = alone();
+    let Some(link) = Link::new("how long leaving takes", ROUND_TRIP, 0.0) else {
+        return;
+    };
+    let mut group = link.on_server(|| Servers::<Tokio>::group(Link::SERVER[0]));
+    let load = Load {
+        connections: 2_000,
+        per_second: 500,
+        ..load(group.addr)
+    };
+    let load = link.on_client(|| load.start());
+    let (mut took, mut barriers) = (Vec::new(), Vec::new());
+    link.on_server(|| {
+        while !load.finished() {
+            // The machine may be busy: a grace period is measured beside each.
+            let begin = Instant::now();
+            grace_period();
+            barriers.push(begin.elapsed());
+            took.push(group.leave_one(0));
+        }
+    });
+    let outcomes = load.join();
+    group.stop();
+    assert_eq!(outcomes.lost(), 0, "{outcomes}");
+    took.sort();
+    barriers.sort();
+    let (took, barrier) = (took[took.len() / 2], barriers[barriers.len() / 2]);
+    println!(
+        "settled in {took:?} with a round trip of {ROUND_TRIP:?} and a grace period of {barrier:?}"
+    );
+    assert!(took < 2 * ROUND_TRIP + (5 * barrier).max(Duration::from_millis(50)));
+}
+
 /// A million connections: `cargo test --release --test soak -- --ignored --nocapture long`
 #[test]
 #[ignore = "takes some minutes"]
@@ -406,6 +442,10 @@ fn load(to: SocketAddr) -> Load {
     }
 }
 
+fn grace_period() {
+    rustix::thread::membarrier(rustix::thread::MembarrierCommand::Global).unwrap();
+}
+
 /// For whoever runs them with --nocapture.
 fn report<R: Runtime>(what: &str, outcomes: &Outcomes, counted: Counters) {
     println!("{}, {what}: {outcomes}; {counted}", R::NAME);
@@ -524,21 +564,9 @@ impl<R: Runtime> Servers<R> {
         let mut left = 0;
         let mut took = Vec::new();
         while !finished() {
-            let member = self.roster.join().unwrap();
-            self.members
-                .push_back(Server::start::<R>(member, &self.roster, None, &self.tally));
             // Each place once: the newest, which the kernel finds first, as well as the oldest.
-            let at = left % self.members.len();
-            let old = self.members.remove(at).unwrap();
-            let begin = Instant::now();
-            let leaving = self.roster.leave(old.number).unwrap();
-            assert_eq!(leaving.promise(), Promise::Lossless);
-            assert_eq!(leaving.settled_blocking(DEADLINE).unwrap(), 0);
-            took.push(begin.elapsed());
-            old.stop.stop();
-            self.left.push(old);
+            took.push(self.leave_one(left % (self.members.len() + 1)));
             left += 1;
-            self.bury();
         }
         took.sort();
         println!(
@@ -547,6 +575,23 @@ impl<R: Runtime> Servers<R> {
             took[took.len() / 2]
         );
         left
+    }
+
+    /// Another member joins, and one leaves; how long it took to settle.
+    fn leave_one(&mut self, at: usize) -> Duration {
+        let member = self.roster.join().unwrap();
+        self.members
+            .push_back(Server::start::<R>(member, &self.roster, None, &self.tally));
+        let old = self.members.remove(at).unwrap();
+        let begin = Instant::now();
+        let leaving = self.roster.leave(old.number).unwrap();
+        assert_eq!(leaving.promise(), Promise::Lossless);
+        assert_eq!(leaving.settled_blocking(DEADLINE).unwrap(), 0);
+        let took = begin.elapsed();
+        old.stop.stop();
+        self.left.push(old);
+        self.bury();
+        took
     }
 
     /// One generation after the other, of all sizes; how many there were.
