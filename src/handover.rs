@@ -22,7 +22,7 @@ pub(crate) enum Word {
     Settled,
     /// The one before: they are gone.
     Gone,
-    /// The next process: I have what you sent.
+    /// The next process: I have what you sent, and nothing of it is left to do.
     Taken,
 }
 
@@ -205,7 +205,7 @@ pub(crate) fn hand_over(roster: &Shared, to: &impl AsFd) -> Result<(), Error> {
     drop(parcel);
     match given {
         Ok(()) => {
-            roster.table().forget();
+            drop(roster.table().forget());
             Ok(())
         }
         Err(error) => {

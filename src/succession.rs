@@ -373,6 +373,7 @@ impl Succession {
         let _turn = self.roster.turn();
         let buried = self.roster.table().bury();
         let _ = buried.inspect_err(trace::refused);
+        let _ = say(&elder.line, Word::Taken);
     }
 
     fn elders(&self) -> Result<Vec<Emptying>, Error> {
@@ -439,6 +440,7 @@ impl Succession {
         }
         drop(elders);
         table().bury()?;
+        let _ = say(&elder.line, Word::Taken);
         Ok(match kind {
             Kind::Tcp => lost,
             Kind::Udp => lost.min(1),
@@ -517,14 +519,23 @@ impl Succession {
             self.roster.table().take_back()?;
             return Err(error);
         }
-        self.let_go();
+        let open = self.let_go();
         // The next process does not depend on the answer.
         let _ = say(line, Word::Gone);
+        pass::set_timeout(sys::borrow(line), Duration::from_secs(5))?;
+        if hear(line, Word::Taken).is_err() {
+            // It has died, and whoever waits in accept(2) would do so for ever.
+            let kind = self.roster.table().kind();
+            for fd in &open {
+                let _ = sys::leave(kind, sys::borrow(fd));
+            }
+        }
         Ok(())
     }
 
-    /// Waits until the workers have closed their sockets, as long as that is of use.
-    fn let_go(&self) {
+    /// Waits until the workers have closed their sockets, as long as that is of use; those that are
+    /// still open.
+    fn let_go(&self) -> Vec<OwnedFd> {
         let table = || self.roster.table();
         let keeps_flows = table().keeps_flows();
         if !keeps_flows && table().is_blocking() {
@@ -536,7 +547,7 @@ impl Succession {
         while table().is_open() && (keeps_flows || Instant::now() < until) {
             thread::sleep(Duration::from_millis(1));
         }
-        table().forget();
+        table().forget()
     }
 }
 

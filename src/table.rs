@@ -719,10 +719,11 @@ impl Table {
         self.attach_current()
     }
 
-    /// Nothing of the group is this process's any more.
-    pub(crate) fn forget(&mut self) {
+    /// Nothing of the group is this process's any more; what its workers have open of it.
+    pub(crate) fn forget(&mut self) -> Vec<OwnedFd> {
         self.phase = Phase::GivenAway;
-        self.members.clear();
+        let members = self.members.drain(..);
+        members.filter_map(|entry| entry.socket.upgrade()).collect()
     }
 
     pub(crate) fn is_open(&self) -> bool {
