@@ -3,12 +3,17 @@
 //! A newcomer goes to the end, and when a member leaves, the last one moves into its place (kernel:
 //! __reuseport_add_sock, __reuseport_detach_sock). Nobody can ask the kernel who stands where.
 
+mod leaving;
+mod passing;
+
 use std::io;
 use std::net::SocketAddr;
 
+pub(crate) use leaving::{Departure, Exit};
+
 use crate::opening::{Opening, Purpose};
 use crate::sys::{self, AsFd, BorrowedFd, Dispatch, Kind, OwnedFd, Weak};
-use crate::{Error, Member, Options, Promise, Socket, Spread, Steering, program, trace};
+use crate::{Error, Member, Options, Socket, Spread, Steering, trace};
 
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -60,13 +65,6 @@ enum Order {
     Lost,
 }
 
-/// A member that leaves, told from one that gets its number afterwards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Exit {
-    pub(crate) number: usize,
-    nth: u64,
-}
-
 #[derive(Debug)]
 struct Entry {
     number: usize,
@@ -95,15 +93,6 @@ impl Held {
             Self::Elder(fd) => fd.try_clone().ok(),
         }
     }
-}
-
-/// A member that leaves.
-#[derive(Debug)]
-pub(crate) struct Departure {
-    pub(crate) exit: Exit,
-    pub(crate) promise: Promise,
-    /// The socket, while it still gets what is under way; None where nothing can be done with it.
-    pub(crate) socket: Option<(OwnedFd, Weak)>,
 }
 
 impl Table {
@@ -191,12 +180,6 @@ impl Table {
         self.leaving.iter().any(|exit| exit.number == number)
     }
 
-    /// Does its departure keep it open?
-    fn is_kept(&self, number: usize) -> bool {
-        let mut exits = self.leaving.iter().filter(|exit| exit.number == number);
-        exits.any(|exit| !self.released.contains(exit))
-    }
-
     fn cannot(&self) -> String {
         format!("cannot steer the group on {}", self.addr)
     }
@@ -281,17 +264,6 @@ impl Table {
         // The other process may have taken it out, which it says of all together.
         left.any(|exit| exit.number == number)
             || self.phase == Phase::GivenAway && !self.is_in(&self.members[place])
-    }
-
-    /// Is the socket of a member that was given away still in the group?
-    fn is_in(&self, entry: &Entry) -> bool {
-        let Some(fd) = entry.socket.upgrade() else {
-            return false;
-        };
-        match self.kind {
-            Kind::Tcp => sys::is_listening(sys::borrow(&fd)).unwrap_or(true),
-            Kind::Udp => !sys::is_hidden(sys::borrow(&fd)),
-        }
     }
 
     /// Is it one that gets what is new?
@@ -525,239 +497,6 @@ impl Table {
         Ok(Member::new(socket, number))
     }
 
-    /// From here on a member gets nothing new.
-    pub(crate) fn leave(&mut self, number: usize) -> Result<Departure, Error> {
-        self.check_ours()?;
-        self.notice()?;
-        let cannot = |why: String| {
-            let what = format!("member {number} of the group on {} cannot leave", self.addr);
-            Err(Error::invalid(what, why).at(self.addr))
-        };
-        let Some(place) = self.place_of(number) else {
-            return cannot(format!("it has no member {number}"));
-        };
-        if !self.stays(number) {
-            return cannot("it is leaving already".to_owned());
-        }
-        let mut others = self.members.iter().filter(|entry| entry.number != number);
-        if !others.any(|entry| self.stays(entry.number)) {
-            return cannot("no other stays to take its connections".to_owned());
-        }
-        self.exits += 1;
-        let exit = Exit {
-            number,
-            nth: self.exits,
-        };
-        let nothing = |promise| Departure {
-            exit,
-            promise,
-            socket: None,
-        };
-        if self.spread == Spread::Queue {
-            // What is queued is the others' too.
-            self.leaving.push(exit);
-            return Ok(nothing(Promise::Lossless));
-        }
-        let socket = match &self.members[place].socket {
-            Held::Seen(weak) => weak.upgrade().map(|fd| (fd, *weak)),
-            Held::Unknown | Held::Elder(_) => None,
-        };
-        self.leaving.push(exit);
-        let Some((fd, weak)) = socket else {
-            return Ok(nothing(Promise::Nothing));
-        };
-        // A UDP socket needs no program and no order to get out.
-        let steers = sys::support().steers;
-        let is_out = steers
-            && self.kind == Kind::Udp
-            && !self.keeps_flows()
-            && self.reorder(None, || sys::hide(sys::borrow(&fd))).is_ok();
-        let is_steered = steers && self.is_ordered();
-        if !(is_out || is_steered) {
-            return Ok(Departure {
-                socket: Some((fd, weak)),
-                ..nothing(Promise::Nothing)
-            });
-        }
-        let promise = match self.kind {
-            Kind::Tcp if sys::counts(Some(&weak), &self.addr) => Promise::Lossless,
-            Kind::Tcp => Promise::Waiting,
-            Kind::Udp => Promise::Lossless,
-        };
-        let steered = match is_out {
-            // What it has is kept for it.
-            true => {
-                self.strike(number);
-                self.steer_anew()
-            }
-            false => self.attach(sys::borrow(&fd), &self.steering),
-        };
-        if let Err(error) = steered {
-            self.leaving.retain(|other| *other != exit);
-            return Err(error);
-        }
-        trace::leaving(self.addr, number, promise);
-        Ok(Departure {
-            exit,
-            promise,
-            socket: Some((fd, weak)),
-        })
-    }
-
-    /// A member that was leaving stays.
-    pub(crate) fn stay(&mut self, exit: Exit) -> Result<(), Error> {
-        if !self.leaving.contains(&exit) {
-            return Ok(());
-        }
-        self.leaving.retain(|other| *other != exit);
-        self.notice()?;
-        self.steer_on()
-    }
-
-    /// Takes out a member that was leaving; false where it is in until its owner closes it.
-    pub(crate) fn finish(&mut self, exit: Exit, fd: Option<BorrowedFd<'_>>) -> Result<bool, Error> {
-        // A UDP socket is out at once, and others can be closed besides.
-        match self.leaving.contains(&exit) {
-            true => self.depart(exit.number, fd),
-            false => self.notice().map(|()| true),
-        }
-    }
-
-    /// Nothing more comes to a member, and its owner is told so before it is taken out.
-    pub(crate) fn emptied(&mut self, exit: Exit) {
-        if self.leaving.contains(&exit) {
-            self.empty.push(exit);
-        }
-    }
-
-    /// Nothing but its owner keeps a member any more, which is noticed when it has been closed.
-    pub(crate) fn release(&mut self, exit: Exit) -> Result<(), Error> {
-        if self.leaving.contains(&exit) {
-            self.released.push(exit);
-        }
-        self.notice()
-    }
-
-    /// Takes out a member that gets nothing new; false where it is in until it is closed.
-    fn depart(&mut self, number: usize, fd: Option<BorrowedFd<'_>>) -> Result<bool, Error> {
-        let noticed = self.notice();
-        let kind = self.kind;
-        if let Some(fd) = fd {
-            // Not for datagrams: those of a flow are for one member only.
-            if kind == Kind::Tcp && self.is_ordered() {
-                let _ = self.lean().inspect_err(trace::refused);
-            }
-            if !self.reorder(Some(number), || sys::leave(kind, fd)) {
-                return noticed.map(|()| false);
-            }
-        }
-        self.strike(number);
-        noticed.and(self.notice())?;
-        self.steer_on().map(|()| true)
-    }
-
-    /// Steers as if that member had never left, where somebody steered around it.
-    fn steer_on(&self) -> Result<(), Error> {
-        match self.order {
-            Order::Known | Order::Lost => self.attach_current(),
-            Order::Foreign => Ok(()),
-        }
-    }
-
-    /// The members of the generation before, in the kernel's order.
-    pub(crate) fn elders(&self) -> impl Iterator<Item = (usize, &OwnedFd)> {
-        self.members.iter().filter_map(|entry| match &entry.socket {
-            Held::Elder(fd) => Some((entry.number, fd)),
-            Held::Unknown | Held::Seen(_) => None,
-        })
-    }
-
-    /// Every member with its number, in the kernel's order, for another process that decides from
-    /// here on; None as long as one of them is leaving.
-    pub(crate) fn give_away(&mut self) -> Result<Option<Vec<(usize, OwnedFd)>>, Error> {
-        self.check_ours()?;
-        self.notice()?;
-        if !self.leaving.is_empty() {
-            return Ok(None);
-        }
-        if !self.is_ordered() {
-            return Err(self.disordered());
-        }
-        let mut members = Vec::with_capacity(self.members.len());
-        for Entry { number, socket } in &self.members {
-            let socket = socket
-                .upgrade()
-                .ok_or_else(|| self.invalid(format!("member {number} is not open")))?;
-            members.push((*number, socket));
-        }
-        self.phase = Phase::GivenAway;
-        Ok(Some(members))
-    }
-
-    /// The other process has died before it had taken over, and its members with it.
-    pub(crate) fn take_back(&mut self) -> Result<(), Error> {
-        self.phase = Phase::Ours;
-        // Of its members, that process may have taken out some.
-        for entry in &self.members {
-            // What is hidden stays so.
-            if let Some(fd) = entry.socket.upgrade() {
-                if sys::is_hidden(sys::borrow(&fd)) {
-                    let _ = sys::leave(self.kind, sys::borrow(&fd));
-                }
-            }
-        }
-        let before = self.members.len();
-        let mut members = std::mem::take(&mut self.members);
-        members.retain(|entry| self.is_in(entry));
-        self.members = members;
-        if self.members.len() != before && self.members.len() > 1 {
-            self.lose_order();
-        }
-        if !self.is_ordered() && self.steering.needs_places() {
-            self.steering = Steering::Hash;
-        }
-        self.attach_current()
-    }
-
-    /// Nothing of the group is this process's any more; what its workers have open of it.
-    pub(crate) fn forget(&mut self) -> Vec<OwnedFd> {
-        self.phase = Phase::GivenAway;
-        let members = self.members.drain(..);
-        members.filter_map(|entry| entry.socket.upgrade()).collect()
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        let is_open = |entry: &Entry| matches!(&entry.socket, Held::Seen(weak) if weak.is_open());
-        self.members.iter().any(is_open)
-    }
-
-    /// Does a worker of the group wait in accept(2)?
-    pub(crate) fn is_blocking(&self) -> bool {
-        let is_blocking = |fd: OwnedFd| sys::is_blocking(sys::borrow(&fd));
-        self.open_member().is_some_and(is_blocking)
-    }
-
-    /// Puts the members of the generation before in front, which get everything for the time being.
-    ///
-    /// The numbers of those that are to be added are less than `numbers`.
-    pub(crate) fn succeed(
-        &mut self,
-        elders: Vec<(usize, OwnedFd)>,
-        numbers: usize,
-        steering: &Steering,
-    ) -> Result<(), Error> {
-        self.numbers = numbers;
-        self.check(steering)?;
-        let entry = |(number, fd)| Entry {
-            number,
-            socket: Held::Elder(fd),
-        };
-        self.members.splice(..0, elders.into_iter().map(entry));
-        self.phase = Phase::Theirs;
-        self.steering = steering.clone();
-        self.attach_current()
-    }
-
     /// Another member of this generation, which stands behind all others.
     pub(crate) fn add(&mut self, number: usize, fd: BorrowedFd<'_>) {
         self.numbers = self.numbers.max(number + 1);
@@ -771,73 +510,5 @@ impl Table {
     /// Do those who leave keep the flows that they have?
     pub(crate) fn keeps_flows(&self) -> bool {
         matches!(self.steering, Steering::ConnectionIds(_))
-    }
-
-    /// From here on this generation gets what is new.
-    pub(crate) fn take_over(&mut self) -> Result<(), Error> {
-        self.phase = Phase::Ours;
-        self.attach_current()
-    }
-
-    /// A place whose member stays and is not moved when any other leaves, as only the last one is.
-    fn pillar(&self) -> Option<usize> {
-        let last = self.members.len().checked_sub(1)?;
-        let place = self
-            .members
-            .iter()
-            .position(|entry| self.stays(entry.number))?;
-        (place < last).then_some(place)
-    }
-
-    /// Gives everything that is new to a member that does not move while another leaves, so that at
-    /// no instant the program names a place in which somebody else stands, or nobody.
-    ///
-    /// False where there is none: the only one that stays is the last. Then, for an instant, the hash
-    /// chooses among all that are left.
-    pub(crate) fn lean(&self) -> Result<bool, Error> {
-        let Some(place) = self.pillar() else {
-            return Ok(false);
-        };
-        if let Some(via) = self.open_member() {
-            let program = Dispatch::Program(program::only(place));
-            sys::dispatch(sys::borrow(&via), &program).map_err(|error| self.refused(error))?;
-        }
-        Ok(true)
-    }
-
-    /// Takes all members of the generation before out.
-    pub(crate) fn bury(&mut self) -> Result<(), Error> {
-        while self.bury_one()? {}
-        self.attach_current()
-    }
-
-    /// Takes the first member of the generation before out.
-    pub(crate) fn bury_first(&mut self) -> Result<(), Error> {
-        self.bury_one()?;
-        self.attach_current()
-    }
-
-    fn bury_one(&mut self) -> Result<bool, Error> {
-        let is_elder = |entry: &Entry| matches!(entry.socket, Held::Elder(_));
-        let Some(place) = self.members.iter().position(is_elder) else {
-            return Ok(false);
-        };
-        // Not for datagrams: those of a flow are for one member only.
-        if self.kind == Kind::Tcp {
-            self.lean()?;
-        }
-        if let Held::Elder(fd) = &self.members[place].socket {
-            let _ = sys::leave(self.kind, sys::borrow(fd));
-        }
-        self.members.swap_remove(place);
-        Ok(true)
-    }
-
-    /// The takeover is given up: who is in the group is known no more.
-    pub(crate) fn give_up(&mut self) {
-        self.phase = Phase::GivenAway;
-        self.members
-            .retain(|entry| !matches!(entry.socket, Held::Elder(_)));
-        self.lose_order();
     }
 }
