@@ -8,6 +8,9 @@ use crate::sys::{self, BorrowedFd, OwnedFd, Requests, Weak};
 /// How often the kernel is asked what is left.
 pub(crate) const PAUSE: Duration = Duration::from_millis(3);
 
+/// How long a listener of an async runtime has to be dropped before its accept fails.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(crate) struct Emptying {
     socket: OwnedFd,

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::emptying::{Emptying, PAUSE};
+use crate::emptying::{Emptying, FAREWELL, PAUSE};
 use crate::roster::Shared;
 use crate::slot::Slot;
 use crate::sys::{self, BorrowedFd, Kind, OwnedFd, Weak};
@@ -41,8 +41,9 @@ use crate::{Error, Promise, trace};
 /// let mut settled = leaving.settled(Duration::from_secs(64));
 /// let lost = loop {
 ///     tokio::select! {
-///         connection = listener.accept() => { /* serve it as before */ }
+///         biased;
 ///         lost = &mut settled => break lost?,
+///         connection = listener.accept() => { /* serve it as before */ }
 ///     }
 /// };
 /// drop(listener);
@@ -92,8 +93,8 @@ impl Leaving {
     ///
     /// Whoever waits in a blocking accept(2) on this listener then gets
     /// [`InvalidInput`](std::io::ErrorKind::InvalidInput); see
-    /// [`has_left`](crate::Roster::has_left). A listener of an async runtime has a tenth of a
-    /// second to be dropped before that.
+    /// [`has_left`](crate::Roster::has_left). A listener of an async runtime has a second to be
+    /// dropped before that.
     ///
     /// On loopback it takes two grace periods of the kernel (membarrier(2)), which are some tens of
     /// milliseconds, and besides as long as the slowest handshake that is under way. One whose
@@ -262,34 +263,35 @@ impl Settling {
     fn settle(&self, roster: &Shared, exit: Exit, owner: Weak, mut listener: Emptying) {
         let migrates = sys::migrates();
         let is_over = || self.is_over() || !owner.is_open();
+        let left = move |listener: &mut Emptying| if migrates { 0 } else { listener.left() };
         // From here on no processor uses an older program.
         sys::barrier();
-        while !migrates && listener.left() > 0 && !is_over() {
-            if self.given_up.load(Ordering::Relaxed) {
-                return roster.stay(exit);
+        let mut is_hidden = false;
+        loop {
+            while left(&mut listener) > 0 && !is_over() {
+                if self.given_up.load(Ordering::Relaxed) && !is_hidden {
+                    return roster.stay(exit);
+                }
+                thread::sleep(PAUSE);
             }
-            thread::sleep(PAUSE);
-        }
-        // One after the other, because whoever leaves moves another into its place, and until the
-        // program is in line again the kernel may choose any of those that are leaving.
-        let turn = roster.turn();
-        if self.given_up.load(Ordering::Relaxed) {
-            drop(turn);
-            return roster.stay(exit);
-        }
-        // Refused where it is restricted to a device: then what arrives at the instant of the close
-        // may be lost.
-        let _ = sys::hide(listener.socket());
-        sys::barrier();
-        let left = loop {
-            let left = if migrates { 0 } else { listener.left() };
+            // One after the other, because whoever leaves moves another into its place, and until the
+            // program is in line again the kernel may choose any of those that are leaving.
+            let _turn = roster.turn();
+            if !is_hidden {
+                if self.given_up.load(Ordering::Relaxed) {
+                    return roster.stay(exit);
+                }
+                // Refused where it is restricted to a device: then what arrives at the instant of the
+                // close may be lost.
+                let _ = sys::hide(listener.socket());
+                is_hidden = true;
+            }
+            sys::barrier();
+            let left = left(&mut listener);
             if left == 0 || is_over() {
-                break left;
+                return self.take_out(roster, exit, &owner, listener.socket(), left);
             }
-            thread::sleep(PAUSE);
-        };
-        self.take_out(roster, exit, &owner, listener.socket(), left);
-        drop(turn);
+        }
     }
 
     /// Takes a listener out of its group, and tells it to whom it concerns.
@@ -309,7 +311,7 @@ impl Settling {
         // To be dropped without an error in its worker's log, which is why others wait.
         roster.table().emptied(exit);
         self.tell(Ok(left));
-        let patience = Instant::now() + Duration::from_millis(100);
+        let patience = Instant::now() + FAREWELL;
         while owner.is_open() && Instant::now() < patience {
             thread::sleep(Duration::from_millis(1));
         }

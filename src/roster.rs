@@ -95,7 +95,7 @@ impl<S: Socket> Roster<S> {
     /// The member in each place of the kernel's group; empty where that is not known, because the
     /// group was adopted or joined others, and where all have one queue.
     ///
-    /// Where a member is being taken out, it waits for that, a tenth of a second at the most.
+    /// Where a member is being taken out, it waits for that, about a second at the most.
     #[must_use]
     pub fn places(&self) -> Vec<usize> {
         let _turn = self.0.turn();

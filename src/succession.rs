@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::emptying::{Emptying, PAUSE};
+use crate::emptying::{Emptying, FAREWELL, PAUSE};
 use crate::handover::{Parcel, Word, check_peer, hear, say};
 use crate::opening::{Opening, Purpose};
 use crate::roster::Shared;
@@ -24,9 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(75);
 
 /// What is no question of patience, because the end of a process is noticed.
 const FOREVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-/// How long a listener of an async runtime has to be dropped, before it fails.
-const FAREWELL: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) struct Succession {
@@ -431,7 +428,7 @@ impl Succession {
         }
         sys::barrier();
         lost += wait(&mut elders);
-        elder.dismiss(FAREWELL * 5);
+        elder.dismiss(2 * FAREWELL);
         if kind == Kind::Tcp {
             for elder in &elders {
                 let _ = sys::hide(elder.socket());
