@@ -639,11 +639,7 @@ impl Table {
     }
 
     /// Takes out a member that gets nothing new; false where it is in until it is closed.
-    fn depart(
-        &mut self,
-        number: usize,
-        fd: Option<BorrowedFd<'_>>,
-    ) -> Result<bool, Error> {
+    fn depart(&mut self, number: usize, fd: Option<BorrowedFd<'_>>) -> Result<bool, Error> {
         let noticed = self.notice();
         let kind = self.kind;
         if let Some(fd) = fd {
@@ -710,12 +706,19 @@ impl Table {
                 }
             }
         }
-        let before = self.members.len();
-        let mut members = std::mem::take(&mut self.members);
-        members.retain(|entry| self.is_in(entry));
-        self.members = members;
-        if self.members.len() != before && self.members.len() > 1 {
+        let out: Vec<_> = self
+            .members
+            .iter()
+            .filter(|entry| !self.is_in(entry))
+            .map(|entry| entry.number)
+            .collect();
+        // One that is out went before that process's members did, which were behind all of these;
+        // of several nobody knows who was first.
+        if out.len() > 1 && self.members.len() > out.len() + 1 {
             self.lose_order();
+        }
+        for number in out {
+            self.strike(number);
         }
         if !self.is_ordered() && self.steering.needs_places() {
             self.steering = Steering::Hash;
