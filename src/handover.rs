@@ -24,15 +24,18 @@ pub(crate) enum Word {
     Gone,
     /// The next process: I have what you sent, and nothing of it is left to do.
     Taken,
+    /// The one before: nothing can be handed over, now or later.
+    Refused,
 }
 
 impl Word {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Hello,
         Self::Members,
         Self::Settled,
         Self::Gone,
         Self::Taken,
+        Self::Refused,
     ];
 
     fn code(self) -> u8 {

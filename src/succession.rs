@@ -494,8 +494,9 @@ impl Succession {
         check_peer(line)?;
         hear(line, Word::Hello)?;
         let members = loop {
-            let members = self.roster.table().give_away()?;
-            match members {
+            // Said, because after a mere end the next process asks again.
+            let members = self.roster.table().give_away();
+            match members.inspect_err(|_| drop(say(line, Word::Refused)))? {
                 Some(members) => break members,
                 None => thread::sleep(PAUSE),
             }

@@ -48,12 +48,19 @@ impl Table {
                 }
             }
         }
-        let before = self.members.len();
-        let mut members = std::mem::take(&mut self.members);
-        members.retain(|entry| self.is_in(entry));
-        self.members = members;
-        if self.members.len() != before && self.members.len() > 1 {
+        let out: Vec<_> = self
+            .members
+            .iter()
+            .filter(|entry| !self.is_in(entry))
+            .map(|entry| entry.number)
+            .collect();
+        // One that is out went before that process's members did, which were behind all of these;
+        // of several nobody knows who was first.
+        if out.len() > 1 && self.members.len() > out.len() + 1 {
             self.lose_order();
+        }
+        for number in out {
+            self.strike(number);
         }
         if !self.is_ordered() && self.steering.needs_places() {
             self.steering = Steering::Hash;
