@@ -163,7 +163,7 @@ fn succeed<S: Socket>(
 ) -> Result<(Group<S>, Generation), Error> {
     let addr = parcel.check(S::KIND)?;
     let cannot = || format!("cannot take over {addr} from process {}", parcel.pid);
-    if addr != opening.addr() {
+    if !opening.may_be(addr) {
         let why = format!("its group is on another address than {}", opening.addr());
         return Err(Error::invalid(cannot(), why).at(addr));
     }
