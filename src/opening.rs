@@ -51,6 +51,14 @@ impl<'a> Opening<'a> {
         self.place.addr
     }
 
+    /// Is this where a socket comes to stand: there, or at every IPv4 address without IPv6?
+    pub(crate) fn may_be(&self, addr: SocketAddr) -> bool {
+        let Place {
+            addr: own, or_v4, ..
+        } = self.place;
+        own == addr || or_v4 && addr == (std::net::Ipv4Addr::UNSPECIFIED, own.port()).into()
+    }
+
     /// What a group on this address is called among the processes of this user: one name for each
     /// group that the kernel tells apart.
     pub(crate) fn name(&self) -> Vec<u8> {

@@ -160,7 +160,7 @@ fn succeed<S: Socket>(
 ) -> Result<(Group<S>, Generation), Error> {
     let addr = parcel.check(S::KIND)?;
     let cannot = || format!("cannot take over {addr} from process {}", parcel.pid);
-    if addr != opening.addr() {
+    if !opening.may_be(addr) {
         let why = format!("its group is on another address than {}", opening.addr());
         return Err(Error::invalid(cannot(), why).at(addr));
     }
@@ -415,13 +415,15 @@ impl Succession {
         let _turn = self.roster.turn();
         let mut lost = 0;
         let leans = table().lean()?;
-        if !leans && elders.len() > 1 && kind == Kind::Tcp {
+        if !leans && elders.len() > 1 {
             // This one has one member, which is the last, moves with the first that goes, and is moved
             // no more. For that instant the hash chooses, so that the others are emptied anew.
             let mut first = elders.remove(0);
-            // Refused where it is restricted to a device, as for Leaving.
-            let _ = sys::hide(first.socket());
-            sys::barrier();
+            if kind == Kind::Tcp {
+                // Refused where it is restricted to a device, as for Leaving.
+                let _ = sys::hide(first.socket());
+                sys::barrier();
+            }
             lost += wait(std::slice::from_mut(&mut first));
             table().bury_first()?;
             table().lean()?;

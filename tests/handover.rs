@@ -213,21 +213,24 @@ fn passes<S: Kind>(options: &Options, addr: &str, n: usize) {
 
 #[test]
 fn a_group_arrives_with_its_numbers_and_places() {
-    let options = Options::new();
-    for n in [1, 2, 4, 300] {
-        passes::<TcpListener>(&options, "127.0.0.1:0", n);
-        passes::<UdpSocket>(&options, "127.0.0.1:0", n);
-    }
-    for addr in ["[::1]:0", ":0", "0.0.0.0:0"] {
-        passes::<TcpListener>(&options, addr, 4);
-        passes::<UdpSocket>(&options, addr, 4);
-    }
-    let v6 = options.family(Family::V6);
-    let group = v6.group(":0", 2).unwrap();
-    let (sent, received) = pass(&group.roster());
-    sent.unwrap();
-    let joined = received.unwrap().roster().join().unwrap();
-    assert!(SockRef::from(&joined).only_v6().unwrap());
+    // Where nobody else gets a port that is given back.
+    in_namespace("groups that are handed over", || {
+        let options = Options::new();
+        for n in [1, 2, 4, 300] {
+            passes::<TcpListener>(&options, "127.0.0.1:0", n);
+            passes::<UdpSocket>(&options, "127.0.0.1:0", n);
+        }
+        for addr in ["[::1]:0", ":0", "0.0.0.0:0"] {
+            passes::<TcpListener>(&options, addr, 4);
+            passes::<UdpSocket>(&options, addr, 4);
+        }
+        let v6 = options.family(Family::V6);
+        let group = v6.group(":0", 2).unwrap();
+        let (sent, received) = pass(&group.roster());
+        sent.unwrap();
+        let joined = received.unwrap().roster().join().unwrap();
+        assert!(SockRef::from(&joined).only_v6().unwrap());
+    });
 }
 
 /// In a process of its own, because of the limit; as a user whom it binds.
@@ -336,7 +339,7 @@ fn nothing_is_lost_under_load() {
             to: vec![addr],
             connections: 5_000,
             per_second: 5_000,
-            at_most: 500,
+            at_most: 50,
             timeout: PATIENCE,
         };
         let load = load.start();
@@ -351,7 +354,7 @@ fn nothing_is_lost_under_load() {
                 assert!(SockRef::from(member).nonblocking().unwrap());
             }
             let (old, ended) = (servers.accepted(), load.ended());
-            util::until(|| (load.ended() > ended + 50 || load.finished()).then_some(()));
+            util::until(|| (load.ended() > ended + 100 || load.finished()).then_some(()));
             assert!(servers.accepted() > old || load.finished());
             roster = received.roster();
             let new = Servers::start::<Tokio>(received);
@@ -363,7 +366,7 @@ fn nothing_is_lost_under_load() {
         let counted = Counters::read().since(&before);
         println!("{passes} times: {outcomes}; {counted}");
         assert_eq!(
-            (outcomes.lost(), counted.out_rsts),
+            (outcomes.lost(), counted.estab_resets),
             (0, 0),
             "{outcomes}; {counted}"
         );

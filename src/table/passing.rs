@@ -141,8 +141,8 @@ impl Table {
         let Some(place) = self.members.iter().position(is_elder) else {
             return Ok(false);
         };
-        // Not for datagrams: those of a flow are for one member only.
-        if self.kind == Kind::Tcp {
+        // Not where a flow is one member's only; and there nobody reads what comes to the others.
+        if !self.keeps_flows() {
             self.lean()?;
         }
         if let Held::Elder(fd) = &self.members[place].socket {
