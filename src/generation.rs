@@ -15,6 +15,10 @@ use crate::{Error, Promise};
 /// can come to it. Then its [`relieved`](Self::relieved) says so, and it finishes its connections
 /// and ends. There is no process above the two, and no privilege is needed.
 ///
+/// A server that is told should close its listener first: the graceful shutdown of hyper, and so
+/// axum's, closes each connection from which it has read nothing, also where the request has
+/// arrived. The directory `examples/graceful` has axum do it in this order.
+///
 /// The two find each other at an abstract UNIX address (unix(7)) whose name has the address of the
 /// group and the user's number: so it is in the network namespace in which the port is, in no file
 /// system, and gone with the last process. Each checks that the other is the same user. The older
@@ -32,7 +36,7 @@ use crate::{Error, Promise};
 /// for member in group {
 ///     let listener = member.attach::<Tokio>()?;
 ///     let relieved = generation.relieved();
-///     // axum::serve(listener, app).with_graceful_shutdown(relieved)
+///     // tokio::spawn(serve(listener, relieved)): it closes the listener when it is relieved
 /// }
 /// generation.take_over(Duration::from_secs(64)).await?;
 /// generation.relieved().await;

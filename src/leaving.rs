@@ -18,7 +18,9 @@ use crate::{Error, Promise, trace};
 ///
 /// [`Roster::leave`](crate::Roster::leave) begins it. Its worker goes on accepting, in its own
 /// runtime and with its own server, until [`settled`](Self::settled) says that nothing more can
-/// come; then the server stops, and closes its listener. Clients notice nothing.
+/// come; then it closes its listener, and ends when the connections have. Clients notice nothing,
+/// unless the server hangs up on them: see [`Generation`](crate::Generation) for axum's way of
+/// ending.
 ///
 /// Dropped before that, alone or with the future, the TCP member stays in the group and gets
 /// connections again. A UDP member that is not steered by
