@@ -22,8 +22,10 @@ pub enum Promise {
     /// done too. On Linux from 5.0 on, with /proc or sock_diag(7), where the group was opened new.
     /// In a group of [one queue](crate::Spread::Queue) there is nothing to lose, on every system.
     Lossless,
-    /// Nothing new comes to it, but nobody counts the handshakes: one that takes longer than three
-    /// seconds is lost, or one that arrives at the instant of the close.
+    /// Nothing new comes to it, but something can be lost all the same: where nobody counts the
+    /// handshakes, one that takes longer than three seconds; and what arrives in the nanoseconds of
+    /// the close before Linux 5.0, or without a privilege where the socket is restricted to a
+    /// [device](crate::Options::device).
     Waiting,
     /// What arrives until it is closed comes to it, and is lost if it was not accepted by then.
     ///

@@ -113,7 +113,9 @@ pub(crate) fn open<S: Socket>(
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 match meet::listen(&name) {
                     Ok(door) => {
-                        let group = group::open(options, target, n)?;
+                        // Others could not be handed over with it.
+                        let options = options.clone().join(false);
+                        let group = group::open(&options, target, n)?;
                         return Ok(first(group, door));
                     }
                     // Another was quicker.
@@ -235,11 +237,7 @@ fn spawn(name: &str, addr: SocketAddr, f: impl FnOnce() + Send + 'static) -> Res
 
 impl Succession {
     fn new(roster: Arc<Shared>, addr: SocketAddr, door: OwnedFd, elder: Option<Elder>) -> Self {
-        let kind = roster.table().kind();
-        let promise = match kind {
-            Kind::Tcp if !sys::counts(None, &addr) => Promise::Waiting,
-            Kind::Tcp | Kind::Udp => Promise::Lossless,
-        };
+        let promise = roster.table().promise();
         Self {
             roster,
             addr,

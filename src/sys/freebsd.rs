@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 pub(crate) use super::bsd::{identity, is_shared, restartable};
 pub(crate) use super::nobody_knows as blame;
 pub(crate) use super::undeparted::{
-    Requests, Weak, barrier, counts, has_stranger, hide, is_hidden, is_readable, leave, migrates,
+    Requests, Weak, barrier, can_hide, counts, has_stranger, hide, is_hidden, is_readable, leave,
+    migrates,
 };
 use super::unix::find_free;
 pub(crate) use super::unseen::{occupants, packet_queue, queue};

@@ -22,7 +22,7 @@
 //! - `dispatch_reason(&io::Error) -> Option<&str>`: what a refusal of that means.
 //! - `Weak`: a socket that somebody else owns, without a descriptor of it.
 //! - `hide(BorrowedFd)`: keeps what arrives from finding a socket, and takes UDP out of its group.
-//! - `is_hidden(BorrowedFd) -> bool`: has somebody done so?
+//! - `can_hide(BorrowedFd) -> bool` and `is_hidden(BorrowedFd) -> bool`: will that do, has it?
 //! - `leave(Kind, BorrowedFd)`: takes a socket out of its group at once.
 //! - `is_readable(BorrowedFd) -> io::Result<bool>`: is something in its queue?
 //! - `barrier()`: waits until all packets that are being delivered have been.
@@ -127,10 +127,10 @@ cfg_if::cfg_if! {
 }
 
 pub(crate) use platform::{
-    DUAL_STACK, GROUP_LIMIT, Requests, Weak, barrier, bind_device, blame, claim, counts, cpus,
-    dispatch, dispatch_reason, has_stranger, hide, identity, is_hidden, is_readable, is_shared,
-    leave, migrates, occupants, packet_queue, pin, pins_groups, queue, release, restartable, share,
-    support,
+    DUAL_STACK, GROUP_LIMIT, Requests, Weak, barrier, bind_device, blame, can_hide, claim, counts,
+    cpus, dispatch, dispatch_reason, has_stranger, hide, identity, is_hidden, is_readable,
+    is_shared, leave, migrates, occupants, packet_queue, pin, pins_groups, queue, release,
+    restartable, share, support,
 };
 
 /// The two protocols whose ports can be shared.

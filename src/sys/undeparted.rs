@@ -46,6 +46,10 @@ pub(crate) fn hide(_: BorrowedFd<'_>) -> io::Result<()> {
     Err(cannot_steer())
 }
 
+pub(crate) fn can_hide(_: BorrowedFd<'_>) -> bool {
+    false
+}
+
 pub(crate) fn is_hidden(_: BorrowedFd<'_>) -> bool {
     false
 }

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 
 pub(crate) use super::nobody_knows as blame;
 pub(crate) use super::undeparted::{
-    Requests, Weak, barrier, counts, has_stranger, hide, is_hidden, is_readable, leave, migrates,
+    Requests, Weak, barrier, can_hide, counts, has_stranger, hide, is_hidden, is_readable, leave,
+    migrates,
 };
 pub(crate) use super::unseen::{occupants, packet_queue, queue};
 pub(crate) use super::unsteered::{cpus, dispatch, dispatch_reason, pin, pins_groups};

@@ -76,9 +76,9 @@ impl Table {
             });
         }
         let promise = match self.kind {
-            Kind::Tcp if sys::counts(Some(&weak), &self.addr) => Promise::Lossless,
-            Kind::Tcp => Promise::Waiting,
-            Kind::Udp => Promise::Lossless,
+            _ if !(is_out || sys::can_hide(sys::borrow(&fd))) => Promise::Waiting,
+            Kind::Tcp if !sys::counts(Some(&weak), &self.addr) => Promise::Waiting,
+            Kind::Tcp | Kind::Udp => Promise::Lossless,
         };
         let steered = match is_out {
             // What it has is kept for it.

@@ -3,7 +3,7 @@
 
 use super::{Entry, Held, Phase, Table};
 use crate::sys::{self, Kind, OwnedFd};
-use crate::{Error, Steering};
+use crate::{Error, Promise, Steering};
 
 impl Table {
     /// The members of the generation before, in the kernel's order.
@@ -121,7 +121,21 @@ impl Table {
     /// From here on this generation gets what is new.
     pub(crate) fn take_over(&mut self) -> Result<(), Error> {
         self.phase = Phase::Ours;
-        self.attach_current()
+        let taken = self.attach_current();
+        if taken.is_err() {
+            self.phase = Phase::Theirs;
+        }
+        taken
+    }
+
+    /// What can be promised to those who connect while the group passes on.
+    pub(crate) fn promise(&self) -> Promise {
+        let can_hide = |fd: OwnedFd| sys::can_hide(sys::borrow(&fd));
+        match self.kind {
+            _ if !self.open_member().is_some_and(can_hide) => Promise::Waiting,
+            Kind::Tcp if !sys::counts(None, &self.addr) => Promise::Waiting,
+            Kind::Tcp | Kind::Udp => Promise::Lossless,
+        }
     }
 
     /// Takes all members of the generation before out.

@@ -41,6 +41,14 @@ pub(crate) fn hide(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &NOWHERE)
 }
 
+/// Not without a privilege where the socket is restricted to a device, and not before Linux 5.0.
+pub(crate) fn can_hide(fd: BorrowedFd<'_>) -> bool {
+    match words::<1>(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX) {
+        Ok(Some([interface])) => interface == 0 || crate::sys::user() == 0,
+        Ok(None) | Err(_) => false,
+    }
+}
+
 pub(crate) fn is_hidden(fd: BorrowedFd<'_>) -> bool {
     let interface = words::<1>(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX);
     matches!(interface, Ok(Some([NOWHERE])))

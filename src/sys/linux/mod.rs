@@ -17,7 +17,8 @@ use std::io;
 use std::net::SocketAddr;
 
 pub(crate) use depart::{
-    Requests, barrier, counts, has_stranger, hide, is_hidden, is_readable, leave, migrates,
+    Requests, barrier, can_hide, counts, has_stranger, hide, is_hidden, is_readable, leave,
+    migrates,
 };
 pub(crate) use holder::blame;
 pub(crate) use occupants::occupants;
