@@ -367,7 +367,7 @@ fn nothing_is_lost_under_load() {
         let counted = Counters::read().since(&before);
         println!("{passes} times: {outcomes}; {counted}");
         assert_eq!(
-            (outcomes.lost(), counted.out_rsts),
+            (outcomes.lost(), counted.estab_resets),
             (0, 0),
             "{outcomes}; {counted}"
         );
