@@ -396,6 +396,10 @@ fn what_is_new_goes_to_the_new_one_from_the_call_on() {
 /// What members of the given weights, and of processors, get.
 #[test]
 fn the_new_one_is_steered_as_it_was_asked() {
+    // Where nobody forks, what is closed is gone.
+    if !util::is_child("the_new_one_is_steered_as_it_was_asked") {
+        return util::in_child("the_new_one_is_steered_as_it_was_asked");
+    }
     in_namespace("steered generations", || {
         let addr = SocketAddr::new(V4, PORT);
         let plain = Server::open::<Std>(&Options::new(), addr, 2);
@@ -1002,6 +1006,10 @@ fn name_of(addr: SocketAddr, uid: u32) -> std::os::unix::net::SocketAddr {
 
 #[test]
 fn what_cannot_be_is_refused() {
+    // Where nobody forks, what is closed is gone.
+    if !util::is_child("what_cannot_be_is_refused") {
+        return util::in_child("what_cannot_be_is_refused");
+    }
     in_namespace("refused generations", || {
         use ErrorKind::{InvalidData, InvalidInput, PermissionDenied};
         use std::os::unix::net::UnixListener;
@@ -1245,6 +1253,10 @@ fn dropped_while_it_reigns() {
 
 #[test]
 fn what_nobody_accepts_is_lost_at_the_deadline() {
+    // Where nobody forks, what is closed is gone.
+    if !util::is_child("what_nobody_accepts_is_lost_at_the_deadline") {
+        return util::in_child("what_nobody_accepts_is_lost_at_the_deadline");
+    }
     in_namespace("a worker that is stuck", || {
         let addr = SocketAddr::new(V4, PORT);
         for (n, m) in [(1, 1), (2, 1), (2, 3), (3, 2)] {
