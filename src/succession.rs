@@ -406,22 +406,32 @@ impl Succession {
             thread::sleep(PAUSE);
         };
 
+        let hide = |elders: &[Emptying]| {
+            if kind == Kind::Tcp {
+                for elder in elders {
+                    // Refused where it is restricted to a device, as for Leaving.
+                    let _ = sys::hide(elder.socket());
+                }
+                sys::barrier();
+            }
+        };
+
         let mut elders = self.elders()?;
         // From here on no processor uses an older program.
         sys::barrier();
         wait(&mut elders);
         let _turn = self.roster.turn();
+        if elder.is_gone() {
+            // Nobody accepts what comes to them. A SYN that is not answered is sent again.
+            hide(&elders);
+        }
         let mut lost = 0;
         let leans = table().lean()?;
         if !leans && elders.len() > 1 {
             // This one has one member, which is the last, moves with the first that goes, and is moved
             // no more. For that instant the hash chooses, so that the others are emptied anew.
             let mut first = elders.remove(0);
-            if kind == Kind::Tcp {
-                // Refused where it is restricted to a device, as for Leaving.
-                let _ = sys::hide(first.socket());
-                sys::barrier();
-            }
+            hide(std::slice::from_ref(&first));
             lost += wait(std::slice::from_mut(&mut first));
             table().bury_first()?;
             table().lean()?;
@@ -429,12 +439,7 @@ impl Succession {
         sys::barrier();
         lost += wait(&mut elders);
         elder.dismiss(2 * FAREWELL);
-        if kind == Kind::Tcp {
-            for elder in &elders {
-                let _ = sys::hide(elder.socket());
-            }
-            sys::barrier();
-        }
+        hide(&elders);
         drop(elders);
         table().bury()?;
         let _ = say(&elder.line, Word::Taken);

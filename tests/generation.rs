@@ -398,6 +398,10 @@ fn what_is_new_goes_to_the_new_one_from_the_call_on() {
 /// What members of the given weights, and of processors, get.
 #[test]
 fn the_new_one_is_steered_as_it_was_asked() {
+    // Where nobody forks, what is closed is gone.
+    if !util::is_child("the_new_one_is_steered_as_it_was_asked") {
+        return util::in_child("the_new_one_is_steered_as_it_was_asked");
+    }
     in_namespace("steered generations", || {
         let addr = SocketAddr::new(V4, PORT);
         let plain = Server::open::<Std>(&Options::new(), addr, 2);
@@ -1004,6 +1008,10 @@ fn name_of(addr: SocketAddr, uid: u32) -> std::os::unix::net::SocketAddr {
 
 #[test]
 fn what_cannot_be_is_refused() {
+    // Where nobody forks, what is closed is gone.
+    if !util::is_child("what_cannot_be_is_refused") {
+        return util::in_child("what_cannot_be_is_refused");
+    }
     in_namespace("refused generations", || {
         use ErrorKind::{InvalidData, InvalidInput, PermissionDenied};
         use std::os::unix::net::UnixListener;
@@ -1247,11 +1255,16 @@ fn dropped_while_it_reigns() {
 
 #[test]
 fn what_nobody_accepts_is_lost_at_the_deadline() {
+    // Where nobody forks, what is closed is gone.
+    if !util::is_child("what_nobody_accepts_is_lost_at_the_deadline") {
+        return util::in_child("what_nobody_accepts_is_lost_at_the_deadline");
+    }
     in_namespace("a worker that is stuck", || {
         let addr = SocketAddr::new(V4, PORT);
         for (n, m) in [(1, 1), (2, 1), (2, 3), (3, 2)] {
             let (old, first) = Options::new().generation(addr, n).unwrap();
             assert_eq!(first.take_over_blocking(PATIENCE).unwrap(), 0);
+            let before = Counters::read();
             let mut client = TcpStream::connect(addr).unwrap();
             let new = Server::open::<Tokio>(&Options::new(), addr, m);
             let begin = Instant::now();
@@ -1265,6 +1278,8 @@ fn what_nobody_accepts_is_lost_at_the_deadline() {
             first.relieved_blocking();
             let error = client.read(&mut [0]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            // Which is what the tests under load would see.
+            assert!(Counters::read().since(&before).estab_resets >= 1);
             for _ in 0..20 {
                 ask(addr, 1).unwrap();
             }

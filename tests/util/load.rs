@@ -425,7 +425,8 @@ macro_rules! counters {
 
 counters! {
     out_rsts = "Tcp: OutRsts",
-    /// Connections that a RST ended, on this side.
+    /// Connections that a RST ended, on this side. Not every RST does: where processors have more to
+    /// do than they can, an ACK comes after the last packet of its connection, and is answered by one.
     estab_resets = "Tcp: EstabResets",
     /// Handshakes that ended without a connection.
     attempt_fails = "Tcp: AttemptFails",
