@@ -136,7 +136,9 @@ impl<S: Socket> Roster<S> {
 
     /// Has a member left, or was never there?
     ///
-    /// For a worker that waits in a blocking accept(2), which fails when its listener has left.
+    /// For a worker that waits in a blocking accept(2), which fails when its listener has left. It
+    /// answers for the number, which is somebody's again when another has [joined](Self::join)
+    /// with it.
     #[must_use]
     pub fn has_left(&self, member: usize) -> bool {
         self.0.table().has_left(member)
