@@ -855,28 +855,30 @@ fn killed_at_any_instant() {
         let mut went_on = 0;
         for at in 0..24 {
             let (n, m) = [(1, 1), (2, 2), (3, 1), (3, 2)][at % 4];
-            let mut old = running.take().unwrap_or_else(|| {
+            let old = running.take().unwrap_or_else(|| {
                 let (mut old, predecessor) = Process::opened(addr, n, 1, "nobody");
                 assert_eq!((predecessor, old.take_over()), (0, 0));
                 old
             });
-            let (mut new, _) = Process::opened(addr, m, 2, "nobody");
+            let (mut new, predecessor) = Process::opened(addr, m, 2, "nobody");
+            if predecessor != old.pid() {
+                // It had let go of the one before, and was about to end.
+                assert_eq!(predecessor, 0);
+                old.ends();
+                new.kill();
+                continue;
+            }
             new.tell("take");
             new.hear("taking");
             // What a takeover takes, in steps.
             thread::sleep(Duration::from_millis(3) * at as u32);
             new.kill();
-            // It had let go before, and then ends; or it learns of the death, and goes on.
-            match old.said.recv_timeout(Duration::from_millis(300)) {
-                Ok(said) => {
-                    assert!(said.starts_with("served"), "{said}");
-                    old.exits();
-                }
-                Err(_) => {
-                    assert_all_answered(addr, 1);
-                    went_on += 1;
-                    running = Some(old);
-                }
+            if (0..200).all(|_| ask(addr, WHO).is_ok_and(|tag| tag == 1)) {
+                went_on += 1;
+                running = Some(old);
+            } else {
+                // It had let go before.
+                old.ends();
             }
         }
         println!("went on {went_on} of 24 times");
@@ -905,7 +907,9 @@ fn the_old_one_is_killed() {
                 let mut lost = 1;
                 while ask(addr, WHO).map_err(|_| lost += 1) != Ok(2) {}
                 let took = begin.elapsed();
-                assert!(took < Duration::from_secs(1), "{took:?}");
+                // A SYN that meets an old member while it is taken out is sent again after a second.
+                let most = if m == 1 && n > 1 { 2 } else { 1 };
+                assert!(took < Duration::from_secs(most), "{n} to {m}: {took:?}");
                 assert_all_answered(addr, 2);
                 let said: u32 = match begun {
                     true => new.hear("taken").parse().unwrap(),
