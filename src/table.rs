@@ -6,6 +6,7 @@
 mod leaving;
 mod passing;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 
@@ -268,7 +269,12 @@ impl Table {
 
     /// Is it one that gets what is new?
     fn stays(&self, number: usize) -> bool {
-        let is_elder = self.elders().any(|(elder, _)| elder == number);
+        let elders = self.elders().map(|(elder, _)| elder);
+        self.stays_among(&elders.filter(|&elder| elder == number).collect(), number)
+    }
+
+    fn stays_among(&self, elders: &HashSet<usize>, number: usize) -> bool {
+        let is_elder = elders.contains(&number);
         match self.phase {
             Phase::Theirs => is_elder,
             Phase::Ours | Phase::GivenAway => !is_elder && !self.is_leaving(number),
@@ -371,10 +377,13 @@ impl Table {
             return Err(self.disordered());
         }
         let places = places.unwrap_or_default();
+        // Collected once: a group has tens of thousands of members.
+        let elders: HashSet<_> = self.elders().map(|(number, _)| number).collect();
+        let stays = |number| self.stays_among(&elders, number);
         // Where nobody stays, those who leave get it.
-        let nobody = !places.iter().any(|&number| self.stays(number));
-        let stays = |number| nobody || self.stays(number);
-        // More are about to come that get nothing.
+        let nobody = !places.iter().any(|&number| stays(number));
+        let stays = |number| nobody || stays(number);
+        // Under the process before, more are about to come that get nothing.
         let by_hash = self.phase != Phase::Theirs && places.iter().all(|&number| stays(number));
         let dispatch = steering
             .dispatch(self.kind, &places, stays, by_hash, &self.cpus)
