@@ -1,11 +1,16 @@
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use ::async_std::io::{ReadExt, WriteExt};
+use ::async_std::io::{Read, Write};
 use ::async_std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use ::async_std::task;
 use async_io::Async;
 
-use crate::{Net, ReusePort};
+use crate::{Net, ReusePort, Runtime};
 
 /// [async-std](::async_std), which is no longer developed (RUSTSEC-2025-0052); its
 /// authors name smol.
@@ -49,12 +54,20 @@ impl Net for AsyncStd {
         listener.accept().await
     }
 
-    async fn read(stream: &mut TcpStream, buf: &mut [u8]) -> io::Result<usize> {
-        stream.read(buf).await
+    fn poll_read(
+        mut stream: &TcpStream,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut stream).poll_read(cx, buf)
     }
 
-    async fn write_all(stream: &mut TcpStream, buf: &[u8]) -> io::Result<()> {
-        stream.write_all(buf).await
+    fn poll_write(
+        mut stream: &TcpStream,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut stream).poll_write(cx, buf)
     }
 
     async fn recv_from(socket: &UdpSocket, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
@@ -77,5 +90,16 @@ impl Net for AsyncStd {
 
     async fn lookup(host: &str) -> io::Result<Vec<SocketAddr>> {
         host.to_socket_addrs().await.map(Iterator::collect)
+    }
+}
+
+impl Runtime for AsyncStd {
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        task::spawn(task);
+        Ok(())
+    }
+
+    async fn sleep(duration: Duration) {
+        task::sleep(duration).await;
     }
 }

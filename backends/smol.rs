@@ -1,11 +1,14 @@
-use std::io;
+use std::future::Future;
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use ::smol::Async;
-use ::smol::io::{AsyncReadExt, AsyncWriteExt};
 use ::smol::net::{TcpListener, TcpStream, UdpSocket, resolve};
+use ::smol::{Async, Timer};
 
-use crate::{Net, ReusePort};
+use crate::{Net, ReusePort, Runtime};
 
 /// [smol](::smol), and every other executor: its sockets work on any thread.
 ///
@@ -46,12 +49,18 @@ impl Net for Smol {
         listener.accept().await
     }
 
-    async fn read(stream: &mut TcpStream, buf: &mut [u8]) -> io::Result<usize> {
-        stream.read(buf).await
+    fn poll_read(
+        stream: &TcpStream,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let stream = of(stream);
+        attempt(|| stream.get_ref().read(buf), || stream.poll_readable(cx))
     }
 
-    async fn write_all(stream: &mut TcpStream, buf: &[u8]) -> io::Result<()> {
-        stream.write_all(buf).await
+    fn poll_write(stream: &TcpStream, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let stream = of(stream);
+        attempt(|| stream.get_ref().write(buf), || stream.poll_writable(cx))
     }
 
     async fn recv_from(socket: &UdpSocket, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
@@ -73,5 +82,39 @@ impl Net for Smol {
 
     async fn lookup(host: &str) -> io::Result<Vec<SocketAddr>> {
         resolve(host).await
+    }
+}
+
+/// What smol's stream is around.
+fn of(stream: &TcpStream) -> Arc<Async<std::net::TcpStream>> {
+    stream.clone().into()
+}
+
+/// Calls, and waits where it would block.
+fn attempt(
+    mut call: impl FnMut() -> io::Result<usize>,
+    mut poll: impl FnMut() -> Poll<io::Result<()>>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            done => return Poll::Ready(done),
+        }
+        // The event that woke this task for an earlier call is still there, and may be older than this
+        // attempt.
+        ready!(poll())?;
+        // So the system is asked anew, and tells at once of what has come since.
+        ready!(poll())?;
+    }
+}
+
+impl Runtime for Smol {
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        ::smol::spawn(task).detach();
+        Ok(())
+    }
+
+    async fn sleep(duration: Duration) {
+        Timer::after(duration).await;
     }
 }

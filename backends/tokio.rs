@@ -1,11 +1,14 @@
-use std::io;
+use std::future::Future;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use ::tokio::io::{AsyncReadExt, AsyncWriteExt};
+use ::tokio::io::Interest;
 use ::tokio::net::{TcpListener, TcpStream, UdpSocket, lookup_host};
 use ::tokio::runtime::Handle;
 
-use crate::{Net, ReusePort};
+use crate::{Net, ReusePort, Runtime, sys};
 
 /// [tokio](::tokio).
 ///
@@ -59,12 +62,30 @@ impl Net for Tokio {
         listener.accept().await
     }
 
-    async fn read(stream: &mut TcpStream, buf: &mut [u8]) -> io::Result<usize> {
-        stream.read(buf).await
+    fn poll_read(
+        stream: &TcpStream,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            let len = buf.len();
+            let read = transfer(stream, Interest::READABLE, len, || stream.try_read(buf));
+            if let Some(read) = read {
+                return Poll::Ready(read);
+            }
+        }
     }
 
-    async fn write_all(stream: &mut TcpStream, buf: &[u8]) -> io::Result<()> {
-        stream.write_all(buf).await
+    fn poll_write(stream: &TcpStream, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(stream.poll_write_ready(cx))?;
+            let len = buf.len();
+            let written = transfer(stream, Interest::WRITABLE, len, || stream.try_write(buf));
+            if let Some(written) = written {
+                return Poll::Ready(written);
+            }
+        }
     }
 
     async fn recv_from(socket: &UdpSocket, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
@@ -83,5 +104,45 @@ impl Net for Tokio {
 
     async fn lookup(host: &str) -> io::Result<Vec<SocketAddr>> {
         lookup_host(host).await.map(Iterator::collect)
+    }
+}
+
+/// Reads or writes; none where it would block.
+///
+/// After a part of what was asked for the kernel's buffer is empty, or full: tokio's own streams know, and
+/// do not try again before the next event. `try_io` learns it by "would block".
+fn transfer(
+    stream: &TcpStream,
+    interest: Interest,
+    len: usize,
+    call: impl FnOnce() -> io::Result<usize>,
+) -> Option<io::Result<usize>> {
+    let mut result = None;
+    let tried = stream.try_io(interest, || match call() {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Err(error),
+        done => {
+            let is_part = matches!(done, Ok(n) if 0 < n && n < len);
+            result = Some(done);
+            match is_part && sys::PART_IS_ALL {
+                true => Err(ErrorKind::WouldBlock.into()),
+                false => Ok(()),
+            }
+        }
+    });
+    match tried {
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Some(Err(error)),
+        _ => result,
+    }
+}
+
+impl Runtime for Tokio {
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        let runtime = Handle::try_current().map_err(io::Error::other)?;
+        runtime.spawn(task);
+        Ok(())
+    }
+
+    async fn sleep(duration: Duration) {
+        ::tokio::time::sleep(duration).await;
     }
 }

@@ -39,12 +39,15 @@ async fn serve(kept: BTreeMap<usize, TcpListener>) -> io::Result<()> {
         0 => Options::new().group(addr, thread::available_parallelism()?.get())?,
         _ => Group::adopt(kept.into_values())?,
     };
-    println!("process {me} listens on {}", group.local_addr());
+    let addr = group.local_addr();
+    println!("process {me} listens on {addr}");
+    println!("try: cargo run --example load -- {addr}");
+    println!("try: systemctl restart, where it is a service");
     let app = Router::new().route("/", get(format!("process {me}\n")));
     let mut workers = JoinSet::new();
     for member in group {
         #[cfg(unix)]
-        keep(&member.index().to_string(), &member)?;
+        keep(&member.number().to_string(), &member)?;
         let end = async { signal::ctrl_c().await.expect("there are signals") };
         workers.spawn(graceful::serve(member.attach::<Tokio>()?, app.clone(), end));
     }

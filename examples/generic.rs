@@ -2,35 +2,37 @@
 //!
 //! Or std, tokio, async-std; all four share the port. Another address is the second argument.
 
-use std::{env, io, pin::Pin, process, thread::spawn, time::Duration};
+use std::error::Error;
+use std::{env, io, process, time::Duration};
 
-use async_std::task;
-use reuseport::{AsyncStd, Net, Smol, Std, Tokio, local_addr};
-use smol::block_on;
+use reuseport::{AsyncStd, Runtime, Smol, Std, Tokio, local_addr};
 
-type Job = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
-
-/// Knows nothing of the runtime but `R`, and how a job is started there.
-async fn serve<R: Net>(addr: &str, start: impl Fn(Job)) -> io::Result<()> {
+/// Knows nothing of the runtime but `R`.
+async fn serve<R: Runtime>(addr: &str) -> Result<(), Box<dyn Error>> {
     let listener = R::listen(addr)?;
     let addr = local_addr(&listener)?;
     println!("process {} listens on {addr}", process::id());
+    println!("try: curl {addr}");
+    println!("try: start this program again in another terminal");
     loop {
         match R::accept(&listener).await {
-            Ok((stream, _)) => start(Box::pin(answer::<R>(stream))),
+            Ok((stream, _)) => R::spawn(async move {
+                // A client that says nothing does not keep its connection.
+                let answer = R::within(Duration::from_secs(10), answer::<R>(&stream));
+                answer.await.ok();
+            })?,
             Err(error) => {
                 eprintln!("cannot take a connection: {error}");
-                // `R` has no clock, and nothing else runs on this thread.
-                std::thread::sleep(Duration::from_millis(10));
+                R::sleep(Duration::from_millis(10)).await;
             }
         }
     }
 }
 
-async fn answer<R: Net>(mut stream: R::TcpStream) -> io::Result<()> {
+async fn answer<R: Runtime>(stream: &R::TcpStream) -> io::Result<()> {
     let (mut head, mut len) = ([0; 8 << 10], 0);
     while !head[..len].windows(4).any(|end| end == b"\r\n\r\n") {
-        match R::read(&mut stream, &mut head[len..]).await? {
+        match R::read(stream, &mut head[len..]).await? {
             0 => return Ok(()),
             n => len += n,
         }
@@ -38,22 +40,21 @@ async fn answer<R: Net>(mut stream: R::TcpStream) -> io::Result<()> {
     let body = format!("process {}\n", process::id());
     let head = format!("Content-Length: {}\r\nConnection: close", body.len());
     let answer = format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}");
-    R::write_all(&mut stream, answer.as_bytes()).await
+    R::write_all(stream, answer.as_bytes()).await
 }
 
-fn main() {
+fn main() -> Result<(), Box<dyn Error>> {
     let [runtime, addr] = [(1, "tokio"), (2, "localhost:8881")]
         .map(|(i, default)| env::args().nth(i).unwrap_or_else(|| default.to_owned()));
-    let result = match &*runtime {
-        "std" => block_on(serve::<Std>(&addr, |job| drop(spawn(|| block_on(job))))),
-        "tokio" => tokio::runtime::Runtime::new()
-            .and_then(|tokio| tokio.block_on(serve::<Tokio>(&addr, |job| drop(tokio::spawn(job))))),
-        "async-std" => task::block_on(serve::<AsyncStd>(&addr, |job| drop(task::spawn(job)))),
-        "smol" => block_on(serve::<Smol>(&addr, |job| smol::spawn(job).detach())),
-        _ => Err(io::Error::other(format!("{runtime:?} is no runtime here"))),
-    };
-    if let Err(error) = result {
-        eprintln!("{error}");
-        process::exit(1);
+    match &*runtime {
+        // Its futures block, so that any executor runs them.
+        "std" => smol::block_on(serve::<Std>(&addr)),
+        "tokio" => tokio::runtime::Runtime::new()?.block_on(serve::<Tokio>(&addr)),
+        "async-std" => async_std::task::block_on(serve::<AsyncStd>(&addr)),
+        "smol" => smol::block_on(serve::<Smol>(&addr)),
+        _ => {
+            eprintln!("{runtime:?} is no runtime here: std, tokio, async-std and smol are");
+            process::exit(1);
+        }
     }
 }

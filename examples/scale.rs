@@ -27,23 +27,25 @@ fn scale() -> io::Result<()> {
     let group = Options::new().group(addr.as_deref().unwrap_or("localhost:8881"), 2)?;
     let (roster, addr) = (group.roster(), group.local_addr());
     println!("process {} listens on {addr}", process::id());
+    println!("try: cargo run --example load -- {addr}");
+    println!("try: a line + starts a member, and - ends the last");
     let start = |member: Member<TcpListener>| {
-        let (index, (left, told)) = (member.index(), oneshot::channel());
-        println!("member {index} serves");
+        let (number, (left, told)) = (member.number(), oneshot::channel());
+        println!("member {number} serves");
         thread::spawn(|| check(work(member, told)));
-        (index, left)
+        (number, left)
     };
     let mut workers: Vec<_> = group.into_iter().map(start).collect();
     for line in io::stdin().lines() {
         match &*line? {
             "+" => workers.push(start(roster.join()?)),
             "-" if workers.len() > 1 => {
-                let (index, _left) = workers.swap_remove(workers.len() - 1);
-                let (begin, leaving) = (time::Instant::now(), roster.leave(index)?);
-                let promise = leaving.promise();
-                let lost = leaving.settled_blocking(time::Duration::from_secs(64))?;
+                let (number, _left) = workers.swap_remove(workers.len() - 1);
+                let (begin, leaving) = (time::Instant::now(), roster.leave(number)?);
+                let guarantee = leaving.guarantee();
+                let lost = leaving.wait()?.unaccepted;
                 let took = begin.elapsed();
-                println!("member {index} has left: {promise:?}, {lost} lost, after {took:.0?}");
+                println!("member {number} has left: {guarantee:?}, {lost} lost, after {took:.0?}");
             }
             _ => println!("+ or -, and not the last"),
         }
@@ -53,7 +55,7 @@ fn scale() -> io::Result<()> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn work(member: Member<TcpListener>, left: Receiver<()>) -> io::Result<()> {
-    let who = format!("process {} member {}\n", process::id(), member.index());
+    let who = format!("process {} member {}\n", process::id(), member.number());
     let app = Router::new().route("/", get(who));
     graceful::serve(member.attach::<Tokio>()?, app, async { drop(left.await) }).await
 }

@@ -4,25 +4,24 @@
 //! Another address: `cargo run --example smol -- 127.0.0.1:8080`
 
 use std::time::Duration;
-use std::{env, io, process};
+use std::{env, error::Error, io, process};
 
 use reuseport::{ReusePort, Smol};
 use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use smol::net::TcpStream;
 use smol::stream::StreamExt;
 
-fn main() {
-    if let Err(error) = smol::block_on(serve()) {
-        eprintln!("{error}");
-        process::exit(1);
-    }
+fn main() -> Result<(), Box<dyn Error>> {
+    smol::block_on(serve())
 }
 
-async fn serve() -> io::Result<()> {
+async fn serve() -> Result<(), Box<dyn Error>> {
     let addr = env::args().nth(1);
     let listener = Smol::listen(addr.as_deref().unwrap_or("localhost:8881"))?;
     let addr = listener.local_addr()?;
     println!("process {} listens on {addr}", process::id());
+    println!("try: curl {addr}");
+    println!("try: start this program again in another terminal");
 
     loop {
         match listener.accept().await {

@@ -3,6 +3,7 @@
 //! Every process serves a part of the connections, and says which one it is: `curl localhost:8881`.
 //! Another address: `cargo run --example std -- 127.0.0.1:8080`
 
+use std::error::Error;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -10,18 +11,13 @@ use std::{env, process, thread};
 
 use reuseport::{ReusePort, Std};
 
-fn main() {
-    if let Err(error) = serve() {
-        eprintln!("{error}");
-        process::exit(1);
-    }
-}
-
-fn serve() -> io::Result<()> {
+fn main() -> Result<(), Box<dyn Error>> {
     let addr = env::args().nth(1);
     let listener = Std::listen(addr.as_deref().unwrap_or("localhost:8881"))?;
     let addr = listener.local_addr()?;
     println!("process {} listens on {addr}", process::id());
+    println!("try: curl {addr}");
+    println!("try: start this program again in another terminal");
 
     loop {
         let started = listener.accept().and_then(|(stream, _)| {

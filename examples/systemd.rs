@@ -29,6 +29,8 @@ async fn serve(inherited: Option<TcpListener>) -> io::Result<()> {
     };
     let addr = listener.local_addr()?;
     println!("process {} listens on {addr}", process::id());
+    println!("try: curl {addr}");
+    println!("try: systemd-socket-activate -l 8882 target/debug/examples/systemd");
 
     let who = format!("process {}\n", process::id());
     axum::serve(listener, Router::new().route("/", get(who))).await

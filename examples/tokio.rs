@@ -4,25 +4,20 @@
 //! Another address: `cargo run --example tokio -- 127.0.0.1:8080`
 
 use std::time::Duration;
-use std::{env, io, process};
+use std::{env, error::Error, io, process};
 
 use reuseport::{ReusePort, Tokio};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-fn main() {
-    if let Err(error) = serve() {
-        eprintln!("{error}");
-        process::exit(1);
-    }
-}
-
 #[tokio::main]
-async fn serve() -> io::Result<()> {
+async fn main() -> Result<(), Box<dyn Error>> {
     let addr = env::args().nth(1);
     let listener = Tokio::listen(addr.as_deref().unwrap_or("localhost:8881"))?;
     let addr = listener.local_addr()?;
     println!("process {} listens on {addr}", process::id());
+    println!("try: curl {addr}");
+    println!("try: start this program again in another terminal");
 
     loop {
         match listener.accept().await {

@@ -5,18 +5,11 @@
 //! `cargo run --example udp -- 127.0.0.1:8080`
 
 use std::net::UdpSocket;
-use std::{env, io, process, thread};
+use std::{env, error::Error, process, thread};
 
 use reuseport::{Member, Options};
 
-fn main() {
-    if let Err(error) = serve() {
-        eprintln!("{error}");
-        process::exit(1);
-    }
-}
-
-fn serve() -> io::Result<()> {
+fn main() -> Result<(), Box<dyn Error>> {
     let addr = env::args().nth(1);
     let addr = addr.as_deref().unwrap_or("localhost:8881");
     let cores = thread::available_parallelism()?.get();
@@ -24,6 +17,8 @@ fn serve() -> io::Result<()> {
     let group = Options::new().join(true).packet_group(addr, cores)?;
     let addr = group.local_addr();
     println!("process {} listens on {addr}", process::id());
+    println!("try: nc -u {} {}", addr.ip(), addr.port());
+    println!("try: start this program again in another terminal");
 
     thread::scope(|scope| {
         for member in group {
@@ -34,7 +29,7 @@ fn serve() -> io::Result<()> {
 }
 
 fn echo(member: Member<UdpSocket>) {
-    let who = format!("process {} member {}: ", process::id(), member.index());
+    let who = format!("process {} member {}: ", process::id(), member.number());
     let socket = member.into_std();
     let mut buf = [0; 64 << 10];
     loop {

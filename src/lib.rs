@@ -13,39 +13,29 @@
 )]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod addr;
-mod adopt;
-mod dial;
-mod emptying;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod generation;
 mod group;
-mod handover;
-mod holder;
-mod leaving;
-mod member;
-mod occupant;
-mod opening;
-mod options;
-mod program;
-mod promise;
-mod queue;
-mod roster;
+mod open;
 mod runtime;
-mod slot;
-mod socket;
-mod spread;
+mod see;
 mod steering;
-mod succession;
-mod support;
 mod sys;
-mod table;
 mod trace;
 
 #[path = "../backends/mod.rs"]
 mod backends;
 
-pub use addr::{Family, ToAddr};
+#[doc = include_str!("../GUIDE.md")]
+pub mod guide {}
+
+#[cfg(all(feature = "smol", feature = "futures-io"))]
+#[doc = include_str!("../LIBRARIES.md")]
+pub mod libraries {}
+
 #[cfg(feature = "async-std")]
 pub use backends::AsyncStd;
 #[cfg(feature = "smol")]
@@ -55,18 +45,14 @@ pub use backends::Std;
 #[cfg(feature = "tokio")]
 pub use backends::Tokio;
 pub use error::Error;
-pub use generation::{Generation, Relieved, TakeOver};
-pub use group::Group;
-pub use holder::Holder;
-pub use leaving::{Leaving, Settled};
-pub use member::Member;
-pub use occupant::{Occupant, Process, Protocol, occupants};
-pub use options::Options;
-pub use promise::Promise;
-pub use queue::{PacketQueue, Queue, packet_queue, queue};
-pub use roster::Roster;
-pub use runtime::{Net, ReusePort};
-pub use socket::{Socket, local_addr};
-pub use spread::Spread;
-pub use steering::{ConnectionIds, Instruction, Steering};
-pub use support::{Support, support};
+pub use generation::{
+    Farewell, Generation, Incoming, Predecessor, Relieved, Serve, Shutdown, TakeOver,
+};
+#[cfg(feature = "tower")]
+pub use generation::{FarewellFuture, FarewellService};
+pub use group::{Drained, Group, Guarantee, Leaving, Member, Roster, Socket, local_addr};
+pub use open::{Family, Options, ToAddr};
+pub use runtime::{Io, Net, ReusePort, Runtime};
+pub use see::{occupants, packet_queue, queue, support};
+pub use steering::{ConnectionIds, Spread, Steering};
+pub use sys::{Holder, Instruction, Occupant, PacketQueue, Process, Protocol, Queue, Support};

@@ -1,18 +1,20 @@
-//! What the crate tells whoever listens, with the feature `tracing`; without it, nothing.
+//! What the crate tells a subscriber, with the feature `tracing`; without it, nothing.
 //!
-//! Only opening, adopting, dialing and steering are told, which happen once: nothing on the path of
+//! Only opening, adopting, dialing, steering and waiting are told, which happen once: nothing on the path of
 //! a connection.
 
 use std::net::SocketAddr;
 
+use std::fmt::Debug;
+
+use crate::error::Error;
 use crate::sys::{AsFd, Kind};
-use crate::{Error, Promise, Spread, Steering};
 
 cfg_if::cfg_if! {
     if #[cfg(feature = "tracing")] {
-        use tracing::debug;
+        use tracing::{debug, warn};
 
-        use crate::local_addr;
+        use crate::sys::local_addr;
 
         /// Only where it is told is the socket asked.
         fn addr(socket: &impl AsFd) -> Option<SocketAddr> {
@@ -27,7 +29,7 @@ cfg_if::cfg_if! {
             kind: Kind,
             addr: SocketAddr,
             members: usize,
-            spread: Spread,
+            spread: &dyn Debug,
             new: bool,
         ) {
             let what = if new { "opened a group" } else { "joined a group" };
@@ -42,24 +44,12 @@ cfg_if::cfg_if! {
             debug!(target: "reuseport", %local, %remote, "dialed");
         }
 
-        pub(crate) fn steered(addr: SocketAddr, steering: &Steering) {
-            debug!(target: "reuseport", %addr, ?steering, "steered");
-        }
-
         pub(crate) fn received(kind: Kind, addr: SocketAddr, members: usize) {
             debug!(target: "reuseport", protocol = kind.name(), %addr, members, "received a group");
         }
 
-        pub(crate) fn joined(addr: SocketAddr, member: usize, places: Option<&[usize]>) {
-            debug!(target: "reuseport", %addr, member, ?places, "a member joined");
-        }
-
-        pub(crate) fn leaving(addr: SocketAddr, member: usize, promise: Promise) {
-            debug!(target: "reuseport", %addr, member, ?promise, "a member leaves");
-        }
-
-        pub(crate) fn closed(addr: SocketAddr, member: usize, places: Option<&[usize]>) {
-            debug!(target: "reuseport", %addr, member, ?places, "closed a member");
+        pub(crate) fn waits(addr: SocketAddr, for_whom: &str, why: &str) {
+            warn!(target: "reuseport", %addr, predecessor = for_whom, why, "waits to take over");
         }
 
         pub(crate) fn refused(error: &Error) {
@@ -68,22 +58,77 @@ cfg_if::cfg_if! {
     } else {
         pub(crate) fn opened(_: Kind, _: &impl AsFd) {}
 
-        pub(crate) fn opened_group(_: Kind, _: SocketAddr, _: usize, _: Spread, _: bool) {}
+        pub(crate) fn opened_group(_: Kind, _: SocketAddr, _: usize, _: &dyn Debug, _: bool) {}
 
         pub(crate) fn adopted(_: Kind, _: SocketAddr) {}
 
         pub(crate) fn dialed(_: SocketAddr, _: SocketAddr) {}
 
-        pub(crate) fn steered(_: SocketAddr, _: &Steering) {}
-
         pub(crate) fn received(_: Kind, _: SocketAddr, _: usize) {}
 
-        pub(crate) fn joined(_: SocketAddr, _: usize, _: Option<&[usize]>) {}
-
-        pub(crate) fn leaving(_: SocketAddr, _: usize, _: Promise) {}
-
-        pub(crate) fn closed(_: SocketAddr, _: usize, _: Option<&[usize]>) {}
+        pub(crate) fn waits(_: SocketAddr, _: &str, _: &str) {}
 
         pub(crate) fn refused(_: &Error) {}
+    }
+}
+
+/// What has happened to a group while its lock was held, to be told when the lock is free.
+#[derive(Debug)]
+pub(crate) struct Event {
+    what: &'static str,
+    addr: SocketAddr,
+    member: Option<usize>,
+    detail: String,
+}
+
+impl Event {
+    fn new(
+        what: &'static str,
+        addr: SocketAddr,
+        member: Option<usize>,
+        detail: &dyn Debug,
+    ) -> Self {
+        let detail = match cfg!(feature = "tracing") {
+            true => format!("{detail:?}"),
+            false => String::new(),
+        };
+        Self {
+            what,
+            addr,
+            member,
+            detail,
+        }
+    }
+
+    pub(crate) fn steered(addr: SocketAddr, steering: &dyn Debug) -> Self {
+        Self::new("steered", addr, None, steering)
+    }
+
+    pub(crate) fn joined(addr: SocketAddr, member: usize, places: &dyn Debug) -> Self {
+        Self::new("a member joined", addr, Some(member), places)
+    }
+
+    pub(crate) fn leaving(addr: SocketAddr, member: usize, guarantee: &dyn Debug) -> Self {
+        Self::new("a member leaves", addr, Some(member), guarantee)
+    }
+
+    pub(crate) fn removed(addr: SocketAddr, member: usize, places: &dyn Debug) -> Self {
+        Self::new("a member has left", addr, Some(member), places)
+    }
+
+    pub(crate) fn tell(self) {
+        let Self {
+            what,
+            addr,
+            member,
+            detail,
+        } = self;
+        cfg_if::cfg_if! {
+            if #[cfg(feature = "tracing")] {
+                tracing::debug!(target: "reuseport", %addr, member, detail, "{what}");
+            } else {
+                let _ = (what, addr, member, detail);
+            }
+        }
     }
 }

@@ -130,10 +130,10 @@ fn what_is_told_of_queues_is_true() {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
     let told = loop {
         match queue(&listener) {
-            Ok(queue) if queue.len < 3 => assert!(std::time::Instant::now() < deadline),
+            Ok(queue) if queue.waiting < 3 => assert!(std::time::Instant::now() < deadline),
             Ok(queue) => {
-                assert_eq!((queue.len, queue.limit), (3, 7));
-                assert!(packet_queue(&socket).unwrap().bytes > 0);
+                assert_eq!((queue.waiting, queue.limit), (3, 7));
+                assert!(packet_queue(&socket).unwrap().waiting > 0);
                 break true;
             }
             Err(error) => {

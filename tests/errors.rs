@@ -9,114 +9,9 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use reuseport::{Error, Family, Holder, Options, ReusePort, Std, ToAddr, Tokio};
+use reuseport::{Error, Holder, Options, ReusePort, Spread, Std, Steering, Tokio};
 use socket2::{Domain, Socket, Type};
-use util::{addr_of, as_user, in_namespace};
-
-/// The same words for TCP, UDP, groups and dialing.
-fn refusal(options: &Options, addr: impl ToAddr + Clone) -> String {
-    let error = options.listen::<Std>(addr.clone()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-    let others = [
-        options.listen_packet::<Std>(addr.clone()).unwrap_err(),
-        options.group(addr.clone(), 2).unwrap_err(),
-        options.packet_group(addr, 2).unwrap_err(),
-    ];
-    for other in others {
-        assert_eq!(other.to_string(), error.to_string());
-    }
-    error.to_string()
-}
-
-#[test]
-fn bad_input_is_named() {
-    let bad = |addr: &str| {
-        let text = refusal(&Options::new(), addr);
-        let (what, why) = text.split_once(" as an address: ").unwrap();
-        assert_eq!(what, format!("cannot use {addr:?}"));
-        why.to_owned()
-    };
-    assert_eq!(
-        bad(""),
-        "it is empty; \":80\" is every address, and \":0\" a free port"
-    );
-    let colons = "it has too many colons; IPv6 addresses stand in brackets, as in \"[::1]:80\"";
-    assert_eq!(bad("a:b:c"), colons);
-    assert_eq!(bad("::1:80"), colons);
-    assert_eq!(bad("::"), colons);
-    assert_eq!(bad("127.0.0.1:65536"), "port 65536 is larger than 65535");
-    assert_eq!(
-        bad("[::1]:99999999999999999999"),
-        "port 99999999999999999999 is larger than 65535"
-    );
-    for port in ["-1", "+80", " 80", "http", "0x50", "8０"] {
-        assert_eq!(
-            bad(&format!("127.0.0.1:{port}")),
-            format!("{port:?} is no port number")
-        );
-    }
-    let no_port = "it has no port, as in \"127.0.0.1:80\"";
-    for addr in [
-        "127.0.0.1",
-        "127.0.0.1:",
-        "localhost",
-        ":",
-        "[::1]",
-        "[::1]:",
-        "[::1]80",
-    ] {
-        assert_eq!(bad(addr), no_port, "{addr}");
-    }
-    let brackets = "its brackets do not match, as in \"[::1]:80\"";
-    for addr in ["[::1:80", "::1]:80", "[", "]:80"] {
-        let why = bad(addr);
-        assert!(why == brackets || why == colons, "{addr}: {why}");
-    }
-    assert_eq!(bad("[127.0.0.1]:80"), "\"127.0.0.1\" is no IPv6 address");
-    assert_eq!(bad("[]:80"), "\"\" is no IPv6 address");
-    for name in [
-        "example.com",
-        "*",
-        "256.0.0.1",
-        "127.1",
-        "a b",
-        "ü",
-        "127.0.0.1 ",
-    ] {
-        assert_eq!(
-            bad(&format!("{name}:80")),
-            format!(
-                "{name:?} is a name, and only addresses are taken; Net::lookup finds the addresses of a name"
-            )
-        );
-    }
-    assert_eq!(
-        bad("[fe80::1%nowhere0]:80"),
-        "there is no network interface \"nowhere0\": No such device (os error 19)"
-    );
-    for zone in ["", "0", "a\0b", "4294967296"] {
-        assert!(bad(&format!("[fe80::1%{zone}]:80")).starts_with("there is no network interface "));
-    }
-    assert_eq!(
-        bad("127.0.0.1%lo:80"),
-        "an IPv4 address has no zone, and this one has \"lo\""
-    );
-}
-
-#[test]
-fn families_that_do_not_fit_are_named() {
-    let only = |family| Options::new().family(family);
-    assert_eq!(
-        refusal(&only(Family::V4), "[::1]:80"),
-        "cannot use [::1]:80: it is an IPv6 address, and Family::V4 was asked for"
-    );
-    for addr in ["127.0.0.1:80", "[::ffff:127.0.0.1]:80"] {
-        assert_eq!(
-            refusal(&only(Family::V6), addr),
-            "cannot use 127.0.0.1:80: it is an IPv4 address, and Family::V6 was asked for"
-        );
-    }
-}
+use util::{Keeper, addr_of, as_user, in_namespace, ours};
 
 #[test]
 fn devices_that_are_not_there_are_named() {
@@ -126,11 +21,10 @@ fn devices_that_are_not_there_are_named() {
             .listen::<Std>("127.0.0.1:80")
             .unwrap_err();
         assert_eq!(
-            error.to_string(),
-            format!(
-                "cannot share 127.0.0.1:80: it cannot be restricted to device {device:?}: No such device (os error 19)"
-            )
+            ours(&error),
+            format!("cannot share 127.0.0.1:80: it cannot be restricted to device {device:?}")
         );
+        assert_eq!(error.io_error().raw_os_error(), Some(libc::ENODEV));
     }
     for device in ["", "l\0o"] {
         let error = Options::new()
@@ -150,18 +44,121 @@ fn the_machines_refusals_are_explained() {
     // TEST-NET-1, which no machine has.
     let error = Std::listen("192.0.2.1:80").unwrap_err();
     assert_eq!(
-        error.to_string(),
-        "cannot share 192.0.2.1:80: no interface of this machine has this address: \
-         Cannot assign requested address (os error 99)"
+        ours(&error),
+        "cannot share 192.0.2.1:80: no interface of this machine has this address"
     );
+    assert_eq!(error.io_error().raw_os_error(), Some(libc::EADDRNOTAVAIL));
     as_user(65_534, "a port that needs a privilege", || {
         let error = Std::listen("127.0.0.1:81").unwrap_err();
         assert_eq!(
-            error.to_string(),
-            "cannot share 127.0.0.1:81: this port needs a privilege that the process lacks: \
-             Permission denied (os error 13)"
+            ours(&error),
+            "cannot share 127.0.0.1:81: this port needs a privilege that the process lacks"
         );
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    });
+    for (addr, why) in [
+        (
+            "[fe80::1]:80",
+            "a link-local address needs a zone, as in [fe80::1%eth0]:80",
+        ),
+        (
+            "[ff02::1]:80",
+            "a multicast address of a link needs a zone, as in [ff02::1%eth0]:80",
+        ),
+        (
+            "[fe80::1%2147483646]:80",
+            "there is no network interface 2147483646",
+        ),
+    ] {
+        let error = Std::listen_packet(addr).unwrap_err();
+        assert_eq!(ours(&error), format!("cannot share {addr}: {why}"));
+    }
+}
+
+/// What seccomp filters answer instead of the kernel; each filter stays with its thread.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[test]
+fn a_sandbox_is_told_from_a_machine_without_a_protocol() {
+    for (call, arguments, addr, why) in [
+        (
+            libc::SYS_socket,
+            &[(0, libc::AF_INET)][..],
+            "127.0.0.1:0",
+            "a sandbox keeps this process from IPv4 (as RestrictAddressFamilies= of systemd does)",
+        ),
+        (
+            libc::SYS_socket,
+            &[(0, libc::AF_INET6)],
+            "[::1]:0",
+            "a sandbox keeps this process from IPv6 (as RestrictAddressFamilies= of systemd does)",
+        ),
+        (
+            libc::SYS_bind,
+            // The length of an IPv4 address.
+            &[(2, 16)],
+            "127.0.0.1:20000",
+            "a security module or a sandbox keeps this process from it (SELinux, AppArmor, Landlock)",
+        ),
+    ] {
+        let errnos = match call {
+            libc::SYS_socket => &[libc::EAFNOSUPPORT, libc::EPERM, libc::EACCES][..],
+            _ => &[libc::EACCES],
+        };
+        for &errno in errnos {
+            util::on_thread(|| {
+                util::answer(call, arguments, errno);
+                let error = Std::listen(addr).unwrap_err();
+                assert_eq!(ours(&error), format!("cannot share {addr}: {why}"));
+                assert_eq!(error.io_error().raw_os_error(), Some(errno));
+            });
+        }
+    }
+}
+
+/// An address that is there, and that bind(2) says is not.
+#[test]
+fn an_ipv6_address_that_cannot_be_bound_yet_is_told_from_none() {
+    in_namespace("IPv6 addresses that cannot be bound yet", || {
+        let ip = |arguments: &str| {
+            let mut command = std::process::Command::new("ip");
+            command.args(arguments.split(' '));
+            util::spawn(&mut command)
+                .and_then(|mut child| child.wait())
+                .is_ok_and(|status| status.success())
+        };
+        // Without its peer the link has no carrier, so that the address is asked about for ever.
+        if !(ip("link add one type veth peer name two") && ip("link set one up")) {
+            return util::skip("IPv6 addresses that cannot be bound yet (no veth, or no `ip`)");
+        }
+        for addr in ["2001:db8::1/64", "fe80::1/64"] {
+            assert!(ip(&format!("addr add {addr} dev one")));
+        }
+        for addr in ["[2001:db8::1]:80", "[fe80::1%one]:80"] {
+            let error = Std::listen(addr).unwrap_err();
+            let text = ours(&error);
+            assert!(
+                text.ends_with(
+                    ": one has it, but is still asking whether another machine has it too: it is \
+                     tentative for a second or two"
+                ),
+                "{text}"
+            );
+            assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+        }
+        let text = ours(&Std::listen("[fe80::1%lo]:80").unwrap_err());
+        assert!(
+            text.ends_with(": one has it, and not the interface that was asked for"),
+            "{text}"
+        );
+        let error = Options::new().device("one").listen::<Std>("[::1]:80");
+        assert_eq!(
+            ours(&error.unwrap_err()),
+            "cannot share [::1]:80: lo has it, and not the interface that was asked for"
+        );
+        assert_eq!(
+            ours(&Std::listen("[2001:db8::2]:80").unwrap_err()),
+            "cannot share [2001:db8::2]:80: no interface of this machine has this address"
+        );
     });
 }
 
@@ -174,23 +171,30 @@ fn listen(udp: bool, addr: SocketAddr) -> Result<(), Error> {
     }
 }
 
+/// Whose the address is, which process has it, and what it is called.
+fn holder(error: &Error) -> (Option<Holder>, Option<u32>, Option<&str>) {
+    (error.holder(), error.holder_pid(), error.holder_name())
+}
+
 #[test]
 fn a_holder_that_does_not_share_is_named() {
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap();
+    let me = (
+        Some(Holder::NotSharing),
+        Some(std::process::id()),
+        Some(name.trim_end()),
+    );
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     for (udp, addr) in [(false, addr_of(&listener)), (true, addr_of(&socket))] {
         let error = listen(udp, addr).unwrap_err();
         assert_eq!(
-            error.to_string(),
+            ours(&error),
             format!(
-                "cannot share {addr}: its holder did not set SO_REUSEPORT before bind: \
-                 Address already in use (os error 98)"
+                "cannot share {addr}: this process holds it and did not set SO_REUSEPORT before bind"
             )
         );
-        assert_eq!(
-            (error.kind(), error.holder()),
-            (ErrorKind::AddrInUse, Some(Holder::NotSharing))
-        );
+        assert_eq!((error.kind(), holder(&error)), (ErrorKind::AddrInUse, me));
         assert_eq!(error.addr(), Some(addr));
         assert_eq!(error.io_error().raw_os_error(), Some(libc::EADDRINUSE));
         // At every address of the machine it is in the way too, and in the other family.
@@ -200,46 +204,342 @@ fn a_holder_that_does_not_share_is_named() {
         ] {
             let error = listen(udp, every).unwrap_err();
             assert_eq!(
-                error.to_string(),
+                ours(&error),
                 format!(
-                    "cannot share {every}: the holder of {addr} did not set SO_REUSEPORT before bind: \
-                     Address already in use (os error 98)"
+                    "cannot share {every}: this process holds {addr} and did not set SO_REUSEPORT before bind"
                 )
             );
+            assert_eq!(holder(&error), me);
         }
     }
     // Of the other family, on every address, it takes IPv4 too.
     let dual = TcpListener::bind("[::]:0").unwrap();
     let addr = SocketAddr::from(([127, 0, 0, 1], addr_of(&dual).port()));
-    let text = listen(false, addr).unwrap_err().to_string();
-    assert!(
-        text.contains(&format!(
-            ": the holder of {} did not set SO_REUSEPORT",
-            addr_of(&dual)
-        )),
-        "{text}"
+    let text = ours(&listen(false, addr).unwrap_err());
+    let words = format!(": this process holds {} and did not set", addr_of(&dual));
+    assert!(text.contains(&words), "{text}");
+}
+
+#[test]
+fn the_process_that_holds_an_address_is_named() {
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sockets = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let shared = Std::listen("127.0.0.1:0").unwrap();
+    let addrs = [addr_of(&plain), addr_of(&sockets), addr_of(&shared)];
+    let keepers = [
+        Keeper::new(plain),
+        Keeper::new(sockets),
+        Keeper::new(shared),
+    ];
+    let who = |index: usize| format!("process {} (sh)", keepers[index].id());
+    for (index, udp) in [(0, false), (1, true)] {
+        let addr = addrs[index];
+        // Another test's process may have a copy of the socket until it calls exec.
+        let error = until_it_is(&keepers[index], || listen(udp, addr).unwrap_err());
+        assert_eq!(
+            ours(&error),
+            format!(
+                "cannot share {addr}: {} holds it and did not set SO_REUSEPORT before bind",
+                who(index)
+            )
+        );
+        assert_eq!(
+            holder(&error),
+            (
+                Some(Holder::NotSharing),
+                Some(keepers[index].id()),
+                Some("sh")
+            )
+        );
+    }
+    let addr = addrs[2];
+    let error = until_it_is(&keepers[2], || Options::new().group(addr, 2).unwrap_err());
+    assert_eq!(
+        ours(&error),
+        format!(
+            "cannot open a new group on {addr}: {} shares it already (Options::join joins it unless it is \
+             steered, and Options::generation relieves what Options::generation opened)",
+            who(2)
+        )
     );
+    assert_eq!(
+        holder(&error),
+        (Some(Holder::Group), Some(keepers[2].id()), Some("sh"))
+    );
+    // What is advised works.
+    assert_eq!(Options::new().join(true).group(addr, 2).unwrap().len(), 2);
+}
+
+/// As in a server with many connections, and beside one.
+#[test]
+fn many_descriptors_hide_no_holder() {
+    const NAME: &str = "many_descriptors_hide_no_holder";
+    if !util::is_child(NAME) {
+        return util::in_child(NAME);
+    }
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if maximum.is_some_and(|maximum| maximum < 19_000) {
+        return util::skip(
+            "an address that is held where there are many descriptors (RLIMIT_NOFILE)",
+        );
+    }
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let own = TcpListener::bind("127.0.0.1:0").unwrap();
+    let theirs = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = addr_of(&theirs);
+    let keeper = Keeper::new(theirs);
+    let file = std::fs::File::open("/dev/null").unwrap();
+    let _many: Vec<_> = (0..18_000).map(|_| file.try_clone().unwrap()).collect();
+    let error = Std::listen(addr).unwrap_err();
+    assert_eq!(error.holder_pid(), Some(keeper.id()), "{error}");
+    let error = Std::listen(addr_of(&own)).unwrap_err();
+    assert_eq!(error.holder_pid(), Some(std::process::id()), "{error}");
+}
+
+fn until_it_is(keeper: &Keeper, ask: impl Fn() -> Error) -> Error {
+    util::until(|| Some(ask()).filter(|error| error.holder_pid() == Some(keeper.id())))
+}
+
+/// What joins another group, and what does not: each advice is one that can be followed.
+#[test]
+fn advice_for_a_group_that_is_there_can_be_followed() {
+    let listener = Std::listen("127.0.0.1:0").unwrap();
+    let socket = Std::listen_packet("127.0.0.1:0").unwrap();
+    let (addr, packet_addr) = (addr_of(&listener), addr_of(&socket));
+    let every = |addr: SocketAddr| SocketAddr::from(([0, 0, 0, 0], addr.port()));
+    let options = Options::new();
+    let why = |error: Error| {
+        assert_eq!(error.holder(), Some(Holder::Group));
+        let text = ours(&error);
+        text.split_once(": ").unwrap().1.to_owned()
+    };
+    assert_eq!(
+        why(options.packet_group(packet_addr, 1).unwrap_err()),
+        "this process shares it already (Options::join joins it unless it is steered, and \
+         Options::packet_generation relieves what Options::packet_generation opened)"
+    );
+    // It is another group then.
+    assert_eq!(
+        why(options.group(every(addr), 1).unwrap_err()),
+        format!("this process shares {addr} already (Options::join opens beside it)")
+    );
+    assert_eq!(
+        options
+            .clone()
+            .join(true)
+            .group(every(addr), 1)
+            .unwrap()
+            .len(),
+        1
+    );
+    // A generation can do neither, and joins nothing.
+    let beside = "Options::generation relieves only what it opened, on the same address";
+    let error = options.generation(addr, 1).map(drop).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("cannot open a generation on {addr}: "))
+    );
+    assert_eq!(
+        why(error),
+        format!("this process shares it already; {beside}")
+    );
+    assert_eq!(
+        why(options.generation(every(addr), 1).map(drop).unwrap_err()),
+        format!("this process shares {addr} already; {beside}")
+    );
+    assert_eq!(
+        why(options
+            .packet_generation(packet_addr, 1)
+            .map(drop)
+            .unwrap_err()),
+        "this process shares it already; Options::packet_generation relieves only what it opened, on the same \
+         address"
+    );
+    let joining = options
+        .join(true)
+        .generation(addr, 1)
+        .map(drop)
+        .unwrap_err();
+    assert_eq!(
+        joining.to_string(),
+        "cannot use Options::join with Options::generation: a generation joins its predecessor only"
+    );
+}
+
+/// Each option that a call does not have is refused, and nothing is opened.
+#[test]
+fn options_that_mean_nothing_to_a_call_are_refused() {
+    let addr = addr_of(&Std::listen("127.0.0.1:0").unwrap());
+    let new = Options::new;
+    let groups = "it is for groups (Options::group, Options::packet_group)";
+    let (queue, weights) = (
+        || new().spread(Spread::Queue),
+        || new().steering(Steering::Weights(vec![1])),
+    );
+    let dial = |options: Options| options.dial_blocking(addr, addr).map(drop);
+    let errors = [
+        (
+            queue().listen::<Std>(addr).map(drop),
+            "spread",
+            "listen",
+            groups,
+        ),
+        (
+            queue().listen_packet::<Std>(addr).map(drop),
+            "spread",
+            "listen_packet",
+            groups,
+        ),
+        (dial(queue()), "spread", "dial", groups),
+        (
+            weights().listen::<Std>(addr).map(drop),
+            "steering",
+            "listen",
+            groups,
+        ),
+        (
+            weights().listen_packet::<Std>(addr).map(drop),
+            "steering",
+            "listen_packet",
+            groups,
+        ),
+        (dial(weights()), "steering", "dial", groups),
+        (
+            dial(new().join(true)),
+            "join",
+            "dial",
+            "a connection joins no group",
+        ),
+        (
+            dial(new().backlog(1)),
+            "backlog",
+            "dial",
+            "a connection has no backlog",
+        ),
+        (
+            new().backlog(1).listen_packet::<Std>(addr).map(drop),
+            "backlog",
+            "listen_packet",
+            "a UDP socket has no backlog",
+        ),
+        (
+            new().backlog(1).packet_group(addr, 1).map(drop),
+            "backlog",
+            "packet_group",
+            "a UDP socket has no backlog",
+        ),
+        (
+            new().backlog(1).packet_generation(addr, 1).map(drop),
+            "backlog",
+            "packet_generation",
+            "a UDP socket has no backlog",
+        ),
+        (
+            new().join(true).generation(addr, 1).map(drop),
+            "join",
+            "generation",
+            "a generation joins its predecessor only",
+        ),
+    ];
+    for (result, option, call, why) in errors {
+        let error = result.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("cannot use Options::{option} with Options::{call}: {why}")
+        );
+        assert_eq!(
+            (error.kind(), error.addr()),
+            (ErrorKind::InvalidInput, Some(addr))
+        );
+    }
+    // What a listener does in any case may be said.
+    new().join(true).listen::<Std>(addr).unwrap();
+    new().join(true).listen_packet::<Std>(addr).unwrap();
+}
+
+#[test]
+fn addresses_of_many_are_for_udp_without_steering() {
+    let steered = Options::new().steering(Steering::Weights(vec![1, 1]));
+    let table = [
+        ("224.0.0.1:0", "it is a multicast address"),
+        ("[ff02::1%1]:0", "it is a multicast address"),
+        ("255.255.255.255:0", "it is a broadcast address"),
+        (
+            "127.255.255.255:0",
+            "it is the broadcast address of a network",
+        ),
+    ];
+    for (addr, what) in table {
+        let listen = Std::listen(addr).map(drop);
+        let group = Options::new().group(addr, 2).map(drop);
+        for error in [listen, group].map(Result::unwrap_err) {
+            assert_eq!(
+                error.to_string(),
+                format!("cannot use {addr}: {what}, and TCP is between two sockets")
+            );
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        }
+        let error = steered.packet_group(addr, 2).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("cannot steer {addr}: {what}, and every member gets what arrives")
+        );
+        let group = Options::new().packet_group(addr, 2).unwrap();
+        assert_eq!(group.len(), 2);
+        let error = group.steer(&Steering::Weights(vec![1, 1])).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cannot steer the group on {}: {what}, and every member gets what arrives",
+                group.local_addr()
+            )
+        );
+    }
+    // Neither its last bits nor its first make an address one of many.
+    for addr in ["127.0.0.3:0", "127.255.255.127:0", "0.0.0.0:0"] {
+        Std::listen(addr).unwrap();
+        assert_eq!(steered.packet_group(addr, 2).unwrap().len(), 2);
+    }
+}
+
+/// Linux 6.8 does.
+fn tells_of_bound_sockets() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split('.').map(|number| number.parse::<u32>());
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (6, 8),
+        _ => false,
+    }
 }
 
 /// In a namespace of their own, where no other test has left anything on a port.
 #[test]
 fn what_does_not_listen_is_explained() {
-    in_namespace("who holds a port on which nobody listens", || {
+    in_namespace("what holds a port on which no socket listens", || {
         let _closing = util::no_forks();
         let text = |addr: SocketAddr| {
             let error = listen(false, addr).unwrap_err();
             assert_eq!(error.holder(), Some(Holder::NotSharing));
-            let text = error.to_string();
-            text.split(": ").nth(1).unwrap().to_owned()
+            let text = ours(&error);
+            text.split_once(": ").unwrap().1.to_owned()
         };
         let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         bound
             .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
             .unwrap();
-        assert_eq!(
-            text(addr_of(&bound)),
-            "nobody listens on it, but a socket that is bound holds it and does not share"
-        );
+        let words = match tells_of_bound_sockets() {
+            true => "this process has bound it, does not listen on it and does not share it",
+            false => {
+                "no socket listens on it, but a socket that is bound holds it and does not share"
+            }
+        };
+        assert_eq!(text(addr_of(&bound)), words);
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = addr_of(&listener);
@@ -248,8 +548,8 @@ fn what_does_not_listen_is_explained() {
         assert_eq!(
             text(local),
             format!(
-                "nobody listens on it, but a connection with {peer}, or a socket that is bound, \
-                 holds it and does not share"
+                "no socket listens on it, but a connection of this process with {peer}, or a socket \
+                 that is bound, holds it and does not share"
             )
         );
         // Who ends the connection keeps its port for a while.
@@ -257,7 +557,7 @@ fn what_does_not_listen_is_explained() {
         drop(listener.accept().unwrap());
         let deadline = Instant::now() + Duration::from_secs(10);
         let words = format!(
-            "nobody listens on it, but a connection with {peer} that ended a moment ago, or a \
+            "no socket listens on it, but a connection with {peer} that ended a moment ago, or a \
              socket that is bound, holds it and does not share"
         );
         while text(local) != words {
@@ -274,21 +574,17 @@ fn ports_that_have_run_out_are_explained() {
             Std::listen("127.0.0.1:0").unwrap(),
             Std::listen_packet("127.0.0.1:0").unwrap(),
         );
-        let sentence = |what: &str| {
-            format!(
-                "{what} 127.0.0.1:0: no port is free for it: Address already in use (os error 98)"
-            )
-        };
+        let sentence = |what: &str| format!("{what} 127.0.0.1:0: no port is free for it");
         for options in [Options::new(), Options::new().join(true)] {
             let error = options.listen::<Std>("127.0.0.1:0").unwrap_err();
-            assert_eq!(error.to_string(), sentence("cannot share"));
+            assert_eq!(ours(&error), sentence("cannot share"));
             let error = options.listen_packet::<Std>("127.0.0.1:0").unwrap_err();
-            assert_eq!(error.to_string(), sentence("cannot share"));
+            assert_eq!(ours(&error), sentence("cannot share"));
             // Not even a group that may join others lands in one by chance.
             let error = options.group("127.0.0.1:0", 2).unwrap_err();
-            assert_eq!(error.to_string(), sentence("cannot open a new group on"));
+            assert_eq!(ours(&error), sentence("cannot open a new group on"));
             let error = options.packet_group("127.0.0.1:0", 2).unwrap_err();
-            assert_eq!(error.to_string(), sentence("cannot open a new group on"));
+            assert_eq!(ours(&error), sentence("cannot open a new group on"));
         }
         drop(held);
     });
@@ -314,10 +610,10 @@ fn another_user_is_named() {
                 for (udp, addr) in [(false, addr_of(&listener)), (true, addr_of(&socket))] {
                     let error = listen(udp, addr).unwrap_err();
                     assert_eq!(
-                        error.to_string(),
+                        ours(&error),
                         format!(
-                            "cannot share {addr}: user {uid} holds it, and ports are shared within one user: \
-                             Address already in use (os error 98)"
+                            "cannot share {addr}: this process opened it as user {uid}, and ports are shared \
+                             within one user"
                         )
                     );
                     assert_eq!(error.holder(), Some(Holder::User(uid)));
@@ -335,6 +631,47 @@ fn another_user_is_named() {
             }
         });
     }
+}
+
+/// Who may look at every process sees which it is, and others see the user only.
+#[test]
+fn another_users_process_is_named_where_it_may_be_seen() {
+    const UID: u32 = 1234;
+    if rustix::process::geteuid().as_raw() != 0 {
+        return util::skip("a port of another user's process (not root)");
+    }
+    let mine = Std::listen("127.0.0.1:0").unwrap();
+    let addr = addr_of(&mine);
+    let keeper = Keeper::new(mine);
+    as_user(UID, "a port of another user's process", || {
+        let error = until_it_is_not_ours(|| listen(false, addr).unwrap_err());
+        assert_eq!(
+            ours(&error),
+            format!("cannot share {addr}: user 0 holds it, and ports are shared within one user")
+        );
+        assert_eq!(holder(&error), (Some(Holder::User(0)), None, None));
+    });
+    let Some(theirs) = as_user(UID, "a port of another user's process", || {
+        Std::listen("127.0.0.1:0").unwrap()
+    }) else {
+        return;
+    };
+    let addr = addr_of(&theirs);
+    let other = Keeper::new(theirs);
+    let error = until_it_is(&other, || listen(false, addr).unwrap_err());
+    assert_eq!(
+        ours(&error),
+        format!(
+            "cannot share {addr}: process {} (sh) of user {UID} holds it, and ports are shared within one user",
+            other.id()
+        )
+    );
+    assert_eq!(error.holder(), Some(Holder::User(UID)));
+    drop(keeper);
+}
+
+fn until_it_is_not_ours(ask: impl Fn() -> Error) -> Error {
+    util::until(|| Some(ask()).filter(|error| error.holder_pid().is_none()))
 }
 
 #[test]
@@ -359,12 +696,13 @@ fn out_of_descriptors_is_explained() {
     let before = util::descriptors();
     for n in [100, 5_000] {
         let error = Options::new().group("127.0.0.1:0", n).unwrap_err();
-        let text = error.to_string();
+        let text = ours(&error);
         assert!(text.starts_with("cannot open member "), "{text}");
         assert!(
-            text.ends_with("this process has no descriptor left (RLIMIT_NOFILE): Too many open files (os error 24)"),
+            text.ends_with(": this process has no descriptor left (RLIMIT_NOFILE)"),
             "{text}"
         );
+        assert_eq!(error.io_error().raw_os_error(), Some(libc::EMFILE));
         assert_eq!(util::descriptors(), before);
     }
 }

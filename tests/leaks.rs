@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use reuseport::{AsyncStd, Group, Member, Options, Smol, Std, Tokio};
+use reuseport::{AsyncStd, Group, Member, Options, Smol, Socket, Std, Tokio};
 use util::{Runtime, addr_of, descriptors};
 
 /// Everything that can fail for one runtime, and its success too.
@@ -84,6 +84,47 @@ fn everything<R: Runtime>(held: SocketAddr, peer: SocketAddr) {
     }
 }
 
+/// Members come and go.
+fn scale<S: Kind>() {
+    let group = S::group(4);
+    let roster = group.roster();
+    let mut members: Vec<_> = group.into_iter().collect();
+    drop(roster.leave(0).unwrap());
+    assert!(roster.leave(1).unwrap().wait().unwrap().is_empty());
+    let waits = roster.leave(2).unwrap();
+    roster.close(2).unwrap();
+    roster.close(3).unwrap();
+    assert!(roster.close(3).is_err());
+    members.push(roster.join().unwrap());
+    drop(members);
+    assert!(waits.wait().unwrap().is_empty());
+    assert!(roster.leave(0).is_err());
+}
+
+trait Kind: Socket + Sized {
+    fn group(n: usize) -> Group<Self>;
+}
+
+impl Kind for TcpListener {
+    fn group(n: usize) -> Group<Self> {
+        Options::new().group("127.0.0.1:0", n).unwrap()
+    }
+}
+
+impl Kind for UdpSocket {
+    fn group(n: usize) -> Group<Self> {
+        Options::new().packet_group("127.0.0.1:0", n).unwrap()
+    }
+}
+
+/// The threads that wait for members that leave have ended, which they do some milliseconds later.
+fn nothing_waits() -> bool {
+    let names = std::fs::read_dir("/proc/self/task").unwrap();
+    let names =
+        names.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+    names.filter(|name| name.starts_with("reuseport-")).count() == 0
+}
+
 #[test]
 fn no_path_leaves_a_descriptor() {
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -95,12 +136,16 @@ fn no_path_leaves_a_descriptor() {
         everything::<Tokio>(held, addr_of(&peer));
         everything::<AsyncStd>(held, addr_of(&peer));
         everything::<Smol>(held, addr_of(&peer));
+        scale::<TcpListener>();
+        scale::<UdpSocket>();
     };
     // The first round starts the reactors, which live as long as the process.
     all();
+    util::until(|| nothing_waits().then_some(()));
     let before = descriptors();
     for _ in 0..10 {
         all();
     }
+    util::until(|| nothing_waits().then_some(()));
     assert_eq!(descriptors(), before);
 }

@@ -14,11 +14,9 @@ mod util;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use members::{
-    FOREVER, HERE, Kind, Open, PLACES, half_open_handshakes_are_waited_for, len, weights,
-};
-use reuseport::{Options, Promise};
-use util::{answer, answer_option};
+use members::{HERE, Kind, Open, PLACES, half_open_handshakes_are_waited_for, len, weights};
+use reuseport::{Guarantee, Options};
+use util::{answer, answer_option, assert_drained};
 
 /// Makes a test of a function, which runs in a process of its own.
 macro_rules! in_a_process_each {
@@ -51,45 +49,47 @@ fn as_anybody(what: &str, check: impl Fn() + Send + Sync) {
 }
 
 /// With something in its queue, which is not lost.
-fn one_leaves<S: Kind>() {
+fn one_leaves<S: Kind>(guarantee: Guarantee) {
     for place in PLACES {
         let mut open = Open::<S>::new(&weights(&[1, 0, 0, 0]), place, 4);
         let client = S::client(open.way());
         client.send(b"?");
         let leaving = open.roster.leave(0).unwrap();
-        assert_eq!(leaving.promise(), Promise::Lossless);
-        let settled = leaving.settled(FOREVER);
+        assert_eq!(leaving.guarantee(), guarantee);
         util::until(|| open.get(0).take().then_some(()));
-        assert_eq!(smol::block_on(settled).unwrap(), 0, "{place:?}");
-        // Closed or not, it gets nothing.
-        let out = open.remove(0);
-        assert_eq!(open.counts(50, b"?").iter().sum::<usize>(), 50, "{place:?}");
-        drop(out);
-        assert_eq!(open.roster.places(), [3, 1, 2]);
+        assert_drained(leaving.wait());
         assert!(open.roster.has_left(0));
+        // Closed or not, it gets nothing, whatever the drain is at meanwhile.
+        let out = open.remove(0);
+        for _ in 0..6 {
+            let counts = open.counts(20, b"?");
+            assert_eq!(counts.iter().sum::<usize>(), 20, "{place:?}");
+        }
+        drop(out);
+        assert_eq!(open.places(), [3, 1, 2]);
         assert_eq!(open.join(), 0);
-        assert_eq!(open.roster.places(), [3, 1, 2, 0]);
+        assert_eq!(open.roster.places(), [Some(3), Some(1), Some(2), Some(0)]);
         assert_eq!(open.counts(30, b"?")[0], 30, "{place:?}");
         open.leave(1);
-        assert_eq!(open.roster.places(), [3, 0, 2]);
+        assert_eq!(open.places(), [3, 0, 2]);
         assert_eq!(open.counts(30, b"?")[0], 30, "{place:?}");
         // And whoever stays is as before.
         drop(open.roster.leave(2).unwrap());
     }
 }
 
-/// A fixed time instead of a grace period: before the first look and before the last.
-fn settling_takes_two_pauses() {
+/// A fixed time instead of a grace period.
+fn leaving_takes_a_pause() {
     let mut open = Open::<TcpListener>::new(&weights(&[0, 1]), HERE, 2);
     let _client = TcpStream::connect(open.way()).unwrap();
     util::until(|| (len(open.get(1)) == 1).then_some(()));
     let start = Instant::now();
-    let settled = open.roster.leave(1).unwrap().settled(FOREVER);
+    let leaving = open.roster.leave(1).unwrap();
     assert!(open.get(1).take());
-    assert_eq!(smol::block_on(settled).unwrap(), 0);
-    assert!(start.elapsed() >= Duration::from_millis(200));
+    assert_drained(smol::block_on(leaving));
+    assert!(start.elapsed() >= Duration::from_millis(100));
     drop(open.remove(1));
-    assert_eq!(open.roster.places(), [0]);
+    assert_eq!(open.places(), [0]);
 }
 
 /// An empty file system in the place of /proc, for this thread and those that it starts.
@@ -133,9 +133,9 @@ mod refused {
             libc::EPERM,
         );
         as_anybody("leaving without a barrier", || {
-            settling_takes_two_pauses();
-            one_leaves::<TcpListener>();
-            one_leaves::<UdpSocket>();
+            leaving_takes_a_pause();
+            one_leaves::<TcpListener>(Guarantee::Lossless);
+            one_leaves::<UdpSocket>(Guarantee::Lossless);
         });
     }
 
@@ -146,31 +146,31 @@ mod refused {
             &[(0, MEMBARRIER_CMD_GLOBAL)],
             libc::ENOSYS,
         );
-        settling_takes_two_pauses();
+        leaving_takes_a_pause();
     }
 
     pub(super) fn interfaces_are_forbidden() {
         answer_option(libc::SO_BINDTOIFINDEX, libc::EPERM);
         as_anybody("leaving without another interface", || {
-            one_leaves::<TcpListener>();
-            one_leaves::<UdpSocket>();
+            one_leaves::<TcpListener>(Guarantee::BestEffort);
+            one_leaves::<UdpSocket>(Guarantee::BestEffort);
             half_open_handshakes_are_waited_for();
         });
     }
 
-    /// Linux before 5.0.
+    /// Linux before 5.1.
     pub(super) fn interfaces_are_unknown() {
         answer_option(libc::SO_BINDTOIFINDEX, libc::ENOPROTOOPT);
-        one_leaves::<TcpListener>();
-        one_leaves::<UdpSocket>();
+        one_leaves::<TcpListener>(Guarantee::BestEffort);
+        one_leaves::<UdpSocket>(Guarantee::BestEffort);
     }
 
     /// The kernel's dump counts as well.
     pub(super) fn proc_is_not_there() {
         if without_proc("leaving without /proc") {
             as_anybody("leaving without /proc", || {
-                one_leaves::<TcpListener>();
-                one_leaves::<UdpSocket>();
+                one_leaves::<TcpListener>(Guarantee::Lossless);
+                one_leaves::<UdpSocket>(Guarantee::Lossless);
                 half_open_handshakes_are_waited_for();
             });
         }
@@ -185,16 +185,15 @@ mod refused {
             let mut open = Open::<TcpListener>::new(&weights(&[0, 1]), HERE, 2);
             let _client = TcpStream::connect(open.way()).unwrap();
             util::until(|| (len(open.get(1)) == 1).then_some(()));
-            let leaving = open.roster.leave(1).unwrap();
-            assert_eq!(leaving.promise(), Promise::Waiting);
             let start = Instant::now();
-            let mut settled = leaving.settled(FOREVER);
-            assert!(members::stays_pending(&mut settled));
+            let mut leaving = open.roster.leave(1).unwrap();
+            assert_eq!(leaving.guarantee(), Guarantee::BestEffort);
+            assert!(members::stays_pending(&mut leaving));
             assert!(open.get(1).take());
-            assert_eq!(smol::block_on(settled).unwrap(), 0);
+            assert_drained(smol::block_on(leaving));
             assert!(start.elapsed() >= Duration::from_secs(3));
             drop(open.remove(1));
-            assert_eq!(open.roster.places(), [0]);
+            assert_eq!(open.places(), [0]);
         });
     }
 
@@ -203,22 +202,21 @@ mod refused {
         use rustix::process::{Resource, Rlimit, setrlimit};
         util::as_user(65_534, "leaving without a thread", || {
             let open = Open::<TcpListener>::new(&Options::new(), HERE, 2);
-            let leaving = open.roster.leave(1).unwrap();
             let none = Rlimit {
                 current: Some(0),
                 maximum: Some(0),
             };
             setrlimit(Resource::Nproc, none).unwrap();
-            let error = leaving.settled_blocking(FOREVER).unwrap_err();
+            let error = open.roster.leave(1).unwrap_err();
             assert_eq!(
                 error.to_string(),
                 format!(
-                    "cannot wait until a member of the group on {} has left: \
-                     Resource temporarily unavailable (os error 11)",
+                    "member 1 of the group on {} cannot leave: no thread can be started to wait \
+                     for it: Resource temporarily unavailable (os error 11)",
                     open.ways[0]
                 )
             );
-            assert_eq!(open.roster.places(), [0, 1]);
+            assert_eq!(open.roster.places(), [Some(0), Some(1)]);
             assert!(open.counts(50, b"?")[1] > 0, "it stays");
         });
     }

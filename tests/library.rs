@@ -14,10 +14,10 @@ use util::{Runtime, addr_of};
 /// Answers `n` connections, one after the other.
 async fn serve_streams<R: Net>(listener: R::TcpListener, n: usize) -> io::Result<()> {
     for _ in 0..n {
-        let (mut stream, _) = R::accept(&listener).await?;
+        let (stream, _) = R::accept(&listener).await?;
         let mut buf = [0; 100];
-        while let len @ 1.. = R::read(&mut stream, &mut buf).await? {
-            R::write_all(&mut stream, &buf[..len]).await?;
+        while let len @ 1.. = R::read(&stream, &mut buf).await? {
+            R::write_all(&stream, &buf[..len]).await?;
         }
     }
     Ok(())

@@ -27,19 +27,19 @@ fn listeners_share<R: Runtime>() {
         // With 64 connections a fair kernel leaves a listener without any once in 2^63 runs.
         let clients: Vec<_> = (0..64).map(|_| TcpStream::connect(addr).unwrap()).collect();
         let queues = util::until(|| {
-            let queues = [&first, &second].map(|listener| queue(listener).unwrap().len);
+            let queues = [&first, &second].map(|listener| queue(listener).unwrap().waiting);
             (queues.iter().sum::<u32>() == 64).then_some(queues)
         });
         for (listener, queue) in [&first, &second].into_iter().zip(queues) {
             assert!(queue > 0, "{}: {queues:?}", R::NAME);
             for _ in 0..queue {
-                let (mut stream, peer) = R::accept(listener).await.unwrap();
+                let (stream, peer) = R::accept(listener).await.unwrap();
                 assert!(
                     clients
                         .iter()
                         .any(|client| client.local_addr().unwrap() == peer)
                 );
-                R::write_all(&mut stream, b"!").await.unwrap();
+                R::write_all(&stream, b"!").await.unwrap();
             }
         }
     });
@@ -199,8 +199,8 @@ fn a_port_alone_is_dual_stack() {
 /// With half of the ports taken by groups of this user, bind(0) of UDP lands in one of them every
 /// second time.
 #[test]
-fn port_0_is_nobody_elses() {
-    in_namespace("that port 0 is nobody else's", || {
+fn port_0_is_a_port_of_its_own() {
+    in_namespace("that port 0 is a port of its own", || {
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40063").unwrap();
         let held: Vec<_> = (40_000..40_064)
             .step_by(2)
@@ -337,6 +337,107 @@ fn before_bind_sees_every_socket_before_its_bind() {
         error.to_string(),
         "cannot share 127.0.0.1:0: the before_bind hook failed: not today"
     );
+}
+
+type Hook = fn(&SockRef<'_>) -> io::Result<()>;
+
+/// What a hook must not undo is named, and the holder of the port is not blamed for it.
+#[test]
+fn before_bind_does_not_undo_what_the_crate_needs() {
+    let held = Std::listen("127.0.0.1:0").unwrap();
+    let addr = addr_of(&held);
+    let with = |hook: Hook| Options::new().before_bind(move |fd| hook(&SockRef::from(&fd)));
+
+    let shares = with(|socket| socket.set_reuse_port(false));
+    let cleared = "the before_bind hook cleared SO_REUSEPORT";
+    let errors = [
+        (shares.listen::<Std>(addr).map(drop), "cannot share"),
+        (shares.listen_packet::<Std>(addr).map(drop), "cannot share"),
+        (
+            shares.group(addr, 2).map(drop),
+            "cannot open a new group on",
+        ),
+        (
+            shares.clone().join(true).group(addr, 2).map(drop),
+            "cannot share",
+        ),
+        (
+            shares.generation(addr, 2).map(drop),
+            "cannot open a generation on",
+        ),
+        (
+            shares
+                .dial_blocking(addr, SocketAddr::from(([127, 0, 0, 1], 9)))
+                .map(drop),
+            "cannot dial from",
+        ),
+    ];
+    for (result, what) in errors {
+        let error = result.unwrap_err();
+        assert_eq!(error.to_string(), format!("{what} {addr}: {cleared}"));
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!((error.holder(), error.addr()), (None, Some(addr)));
+    }
+    let text = |result: Result<(), reuseport::Error>| {
+        result
+            .unwrap_err()
+            .to_string()
+            .split_once(": ")
+            .unwrap()
+            .1
+            .to_owned()
+    };
+    let family = with(|socket| socket.set_only_v6(!socket.only_v6()?));
+    for result in [
+        family.listen::<Std>("[::]:0").map(drop),
+        family.packet_group("[::]:0", 2).map(drop),
+    ] {
+        assert_eq!(
+            text(result),
+            "the before_bind hook changed IPV6_V6ONLY, which Options::family decides"
+        );
+    }
+    let bound = with(|socket| socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()));
+    assert_eq!(
+        text(bound.listen::<Std>(addr).map(drop)),
+        "the before_bind hook bound it already"
+    );
+}
+
+/// With SO_REUSEADDR a UDP socket is bound beside any other that has it: its port is not its own.
+#[test]
+fn before_bind_does_not_give_away_a_port_that_is_to_be_new() {
+    let thief = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+    thief.set_reuse_address(true).unwrap();
+    thief
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
+    let addr = addr_of(&thief);
+    let options = Options::new().before_bind(|fd| SockRef::from(&fd).set_reuse_address(true));
+    for (result, addr) in [
+        (options.packet_group(addr, 2).map(drop), addr),
+        (options.packet_generation(addr, 2).map(drop), addr),
+        (
+            options.packet_group("127.0.0.1:0", 2).map(drop),
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+        ),
+        (
+            options.listen_packet::<Std>("127.0.0.1:0").map(drop),
+            SocketAddr::from(([127, 0, 0, 1], 0)),
+        ),
+    ] {
+        let error = result.unwrap_err();
+        assert!(
+            error.to_string().ends_with(&format!(
+                " {addr}: the before_bind hook set SO_REUSEADDR, with which other sockets may have the port too"
+            )),
+            "{error}"
+        );
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+    // Who shares a port with others may, as multicast needs it; TCP has it in any case.
+    options.listen_packet::<Std>(addr).unwrap();
+    assert_eq!(options.group("127.0.0.1:0", 2).unwrap().len(), 2);
 }
 
 #[test]

@@ -40,8 +40,8 @@ fn one_worker_serves_all_connections<R: Runtime>() {
             .collect();
         for _ in 0..30 {
             let mut client = TcpStream::connect(addr).unwrap();
-            let (mut stream, _) = R::accept(&listeners[1]).await.unwrap();
-            R::write_all(&mut stream, b"!").await.unwrap();
+            let (stream, _) = R::accept(&listeners[1]).await.unwrap();
+            R::write_all(&stream, b"!").await.unwrap();
             client.read_exact(&mut [0]).unwrap();
         }
     });
@@ -108,7 +108,7 @@ fn a_group_says_how_it_spreads() {
     assert_eq!(
         group(3)
             .iter()
-            .map(|member| member.index())
+            .map(|member| member.number())
             .collect::<Vec<_>>(),
         [0, 1, 2]
     );

@@ -10,27 +10,22 @@ mod link;
 mod load;
 #[path = "util/serve.rs"]
 mod serve;
+#[path = "util/servers.rs"]
+mod servers;
 
-use std::collections::VecDeque;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread::{self, JoinHandle};
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use link::Link;
 use load::{Counters, Load, Outcomes};
-use reuseport::{Generation, Group, Member, Options, Promise, Relieved, Roster, Smol, Std, Tokio};
-use serve::{Stop, Tally, serve_member};
-use smol::future;
-use socket2::SockRef;
-use util::{Runtime, addr_of, as_user, in_namespace};
+use reuseport::{Smol, Tokio};
+use serve::Tally;
+use servers::Servers;
+use util::{Runtime, as_user, in_namespace};
 
-const MEMBERS: usize = 4;
 const CONNECTIONS: usize = 20_000;
 const PER_SECOND: u32 = 10_000;
-/// By then the kernel has given the slowest handshake up (net.ipv4.tcp_synack_retries).
-const DEADLINE: Duration = Duration::from_secs(64);
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
 /// Of no account on any system (kernel: overflowuid).
@@ -263,7 +258,7 @@ fn on_a_line<R: Runtime>(what: &str, connections: usize, loss_percent: f64, chan
 
 /// How long it takes on a quiet line: two round trips, and what two grace periods of the kernel take.
 #[test]
-fn a_member_settles_soon() {
+fn a_member_leaves_soon() {
     let _alone = alone();
     let Some(link) = Link::new("how long leaving takes", ROUND_TRIP, 0.0) else {
         return;
@@ -292,7 +287,7 @@ fn a_member_settles_soon() {
     barriers.sort();
     let (took, barrier) = (took[took.len() / 2], barriers[barriers.len() / 2]);
     println!(
-        "settled in {took:?} with a round trip of {ROUND_TRIP:?} and a grace period of {barrier:?}"
+        "left in {took:?} with a round trip of {ROUND_TRIP:?} and a grace period of {barrier:?}"
     );
     // Two round trips and 50 ms where the machine is quiet; where it is not, threads wait besides.
     assert!(took < 2 * ROUND_TRIP + (10 * barrier).max(Duration::from_millis(250)));
@@ -311,120 +306,6 @@ fn long_soak() {
     }
     plain_closing_loses_connections::<Tokio>();
     plain_closing_loses_connections_on_a_slow_line();
-}
-
-#[test]
-fn the_line_takes_its_time_and_loses_nothing() {
-    let _alone = alone();
-    let descriptors = util::descriptors();
-    let Some(link) = Link::new("a line that loses nothing", ROUND_TRIP, 0.0) else {
-        return;
-    };
-    for addr in Link::SERVER {
-        let listener = link.on_server(|| TcpListener::bind((addr, 0)).unwrap());
-        let to = listener.local_addr().unwrap();
-        let (mut took, counted) = link.on_client(|| {
-            let before = Counters::read();
-            let took: Vec<_> = (0..50)
-                .map(|_| {
-                    let begin = Instant::now();
-                    TcpStream::connect(to).unwrap();
-                    begin.elapsed()
-                })
-                .collect();
-            (took, Counters::read().since(&before))
-        });
-        took.sort();
-        let median = took[took.len() / 2];
-        println!("{to}: {:?} {median:?} {:?}", took[0], took[took.len() - 1]);
-        assert!(took[0] >= ROUND_TRIP, "{took:?}");
-        assert!(median < ROUND_TRIP + ROUND_TRIP / 2, "{took:?}");
-        assert_eq!(counted, Counters::default(), "{counted}");
-    }
-    assert_eq!((link.lost(), link.dropped()), (0, 0));
-    drop(link);
-    assert_eq!(util::descriptors(), descriptors);
-}
-
-#[test]
-fn the_line_loses_what_it_is_to_lose() {
-    let _alone = alone();
-    let Some(link) = Link::new("a line that loses a third", ROUND_TRIP, 30.0) else {
-        return;
-    };
-    // The kernel alone ends the handshakes: nobody accepts, and nobody answers.
-    let listener = link.on_server(|| {
-        let addr = SocketAddr::new(Link::SERVER[0], 0);
-        Options::new().listen::<Std>(addr).unwrap()
-    });
-    let (outcomes, counted) = link.on_client(|| {
-        let before = Counters::read();
-        let load = Load {
-            connections: 1_000,
-            timeout: Duration::from_millis(1_500),
-            ..load(listener.local_addr().unwrap())
-        };
-        (load.run(), Counters::read().since(&before))
-    });
-    let (carried, lost) = (link.carried() as f64, link.lost() as f64);
-    report::<Std>("line loses 30 %", &outcomes, counted);
-    outcomes.assert_complete(1_000);
-    assert_eq!(outcomes.timed_out, 1_000, "{outcomes}");
-    // Of half of them the SYN or its answer was lost, and the SYN is sent again after a second.
-    assert!((400..600).contains(&counted.syn_retrans), "{counted}");
-    let lost = lost / (carried + lost);
-    assert!((0.27..0.33).contains(&lost), "{lost}");
-    assert_eq!(link.dropped(), 0);
-}
-
-#[test]
-fn each_connection_is_counted_as_what_it_was() {
-    let _alone = alone();
-    in_namespace("what a load counts", || {
-        let ends: [fn(TcpStream); 4] = [
-            |mut stream| stream.write_all(&[255]).unwrap(),
-            |mut stream| stream.write_all(&[0, 0]).unwrap(),
-            drop,
-            |stream| {
-                let now = Some(Duration::ZERO);
-                SockRef::from(&stream).set_linger(now).unwrap();
-            },
-        ];
-        let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let (nobody, silent) = (listen(), listen());
-        let mut to = vec![addr_of(&nobody), addr_of(&silent)];
-        drop(nobody);
-        let servers = ends.map(|end| {
-            let listener = listen();
-            to.push(addr_of(&listener));
-            thread::spawn(move || {
-                for _ in 0..20 {
-                    let mut stream = listener.accept().unwrap().0;
-                    stream.read_exact(&mut [0]).unwrap();
-                    end(stream);
-                }
-            })
-        });
-        let load = Load {
-            connections: 20 * to.len(),
-            timeout: Duration::from_secs(1),
-            to,
-            ..load(addr_of(&silent))
-        };
-        let outcomes = load.run();
-        for server in servers {
-            server.join().unwrap();
-        }
-        outcomes.assert_complete(120);
-        let counted = [
-            outcomes.refused,
-            outcomes.timed_out,
-            outcomes.wrong,
-            outcomes.eof,
-            outcomes.reset,
-        ];
-        assert_eq!(counted, [20, 20, 40, 20, 20], "{outcomes}");
-    });
 }
 
 /// Two loads at once would be half as many connections each.
@@ -473,236 +354,4 @@ fn assert_nothing_lost(outcomes: &Outcomes, tally: &Tally, counted: Counters) {
     assert_eq!(counted.listen_drops, 0, "{counted}");
     assert_eq!(tally.accepted(), outcomes.answered, "{tally:?}");
     assert_eq!(tally.answered(), outcomes.answered, "{tally:?}");
-}
-
-/// Listeners that each serve on a thread of their own.
-struct Servers<R: Runtime> {
-    addr: SocketAddr,
-    roster: Roster<TcpListener>,
-    generation: Option<Generation>,
-    members: VecDeque<Server>,
-    /// Those that have left and may still have connections.
-    left: Vec<Server>,
-    tally: Arc<Tally>,
-    runtime: std::marker::PhantomData<fn() -> R>,
-}
-
-struct Server {
-    number: usize,
-    stop: Stop,
-    /// Of a listener whose accept blocks, and nothing else ends.
-    blocked: Option<TcpListener>,
-    thread: JoinHandle<()>,
-}
-
-impl<R: Runtime> Servers<R> {
-    fn group(addr: IpAddr) -> Self {
-        let group = Options::new()
-            .group(SocketAddr::new(addr, 0), MEMBERS)
-            .unwrap();
-        Self::new(group, None)
-    }
-
-    /// The first of several.
-    fn generation(addr: IpAddr) -> Self {
-        let free = TcpListener::bind((addr, 0)).unwrap();
-        let addr = addr_of(&free);
-        drop(free);
-        let (group, generation) = Options::new().generation(addr, MEMBERS).unwrap();
-        let servers = Self::new(group, Some(generation));
-        servers.take_over();
-        servers
-    }
-
-    fn new(group: Group<TcpListener>, generation: Option<Generation>) -> Self {
-        let tally = Arc::new(Tally::default());
-        let roster = group.roster();
-        Self {
-            addr: group.local_addr(),
-            members: Self::start(group, &roster, generation.as_ref(), &tally),
-            roster,
-            generation,
-            left: Vec::new(),
-            tally,
-            runtime: std::marker::PhantomData,
-        }
-    }
-
-    fn start(
-        group: Group<TcpListener>,
-        roster: &Roster<TcpListener>,
-        generation: Option<&Generation>,
-        tally: &Arc<Tally>,
-    ) -> VecDeque<Server> {
-        group
-            .into_iter()
-            .map(|member| {
-                let relieved = generation.map(Generation::relieved);
-                Server::start::<R>(member, roster, relieved, tally)
-            })
-            .collect()
-    }
-
-    fn take_over(&self) {
-        let generation = self.generation.as_ref().unwrap();
-        let lost = generation.take_over_blocking(DEADLINE).unwrap();
-        assert_eq!(lost, 0);
-    }
-
-    /// Closes one member after the other, each when another has joined; how many there were.
-    fn replace_until(&mut self, every: Duration, finished: impl Fn() -> bool) -> usize {
-        let mut closed = 0;
-        while !finished() {
-            let listener = Options::new().listen::<Std>(self.addr).unwrap();
-            let member = Member::adopt(listener).unwrap();
-            self.members
-                .push_back(Server::start::<R>(member, &self.roster, None, &self.tally));
-            let old = self.members.pop_front().unwrap();
-            old.close();
-            self.left.push(old);
-            closed += 1;
-            self.bury();
-            thread::sleep(every);
-        }
-        closed
-    }
-
-    /// One member after the other leaves, each when another has joined; how many there were.
-    fn leave_until(&mut self, finished: &dyn Fn() -> bool) -> usize {
-        let mut left = 0;
-        let mut took = Vec::new();
-        while !finished() {
-            // Each place once: the newest, which the kernel finds first, as well as the oldest.
-            took.push(self.leave_one(left % (self.members.len() + 1)));
-            left += 1;
-        }
-        took.sort();
-        println!(
-            "settled in {:?}, {:?} the median",
-            took[took.len() - 1],
-            took[took.len() / 2]
-        );
-        left
-    }
-
-    /// Another member joins, and one leaves; how long it took to settle.
-    fn leave_one(&mut self, at: usize) -> Duration {
-        let member = self.roster.join().unwrap();
-        self.members
-            .push_back(Server::start::<R>(member, &self.roster, None, &self.tally));
-        let old = self.members.remove(at).unwrap();
-        let begin = Instant::now();
-        let leaving = self.roster.leave(old.number).unwrap();
-        assert_eq!(leaving.promise(), Promise::Lossless);
-        assert_eq!(leaving.settled_blocking(DEADLINE).unwrap(), 0);
-        let took = begin.elapsed();
-        old.stop.stop();
-        self.left.push(old);
-        self.bury();
-        took
-    }
-
-    /// One generation after the other, of all sizes; how many there were.
-    fn relieve_until(&mut self, finished: &dyn Fn() -> bool) -> usize {
-        let mut generations = 0;
-        let mut took = Vec::new();
-        while !finished() {
-            // Only one that relieves several lets an accept of theirs fail.
-            let n = 2 + (generations * 5) % 7;
-            let (group, generation) = Options::new().generation(self.addr, n).unwrap();
-            let roster = group.roster();
-            let members = Self::start(group, &roster, Some(&generation), &self.tally);
-            let elder = self.generation.replace(generation).unwrap();
-            let begin = Instant::now();
-            self.take_over();
-            took.push(begin.elapsed());
-            elder.relieved_blocking();
-            self.roster = roster;
-            for old in std::mem::replace(&mut self.members, members) {
-                old.stop.stop();
-                self.left.push(old);
-            }
-            generations += 1;
-            self.bury();
-        }
-        took.sort();
-        println!(
-            "relieved in {:?}, {:?} the median",
-            took[took.len() - 1],
-            took[took.len() / 2]
-        );
-        generations
-    }
-
-    /// Until then a thread that has ended has its stack.
-    fn bury(&mut self) {
-        let (ended, left) = std::mem::take(&mut self.left)
-            .into_iter()
-            .partition(|old: &Server| old.thread.is_finished());
-        self.left = left;
-        ended.into_iter().for_each(Server::join);
-    }
-
-    fn stop(self) -> Arc<Tally> {
-        for member in &self.members {
-            member.close();
-        }
-        self.members
-            .into_iter()
-            .chain(self.left)
-            .for_each(Server::join);
-        self.tally
-    }
-}
-
-impl Server {
-    fn start<R: Runtime>(
-        member: Member<TcpListener>,
-        roster: &Roster<TcpListener>,
-        relieved: Option<Relieved>,
-        tally: &Arc<Tally>,
-    ) -> Self {
-        let number = member.index();
-        let listener = member.into_std();
-        let blocked = (!R::NONBLOCKING).then(|| listener.try_clone().unwrap());
-        let stop = Stop::new();
-        let (told, tally, roster) = (stop.clone(), tally.clone(), roster.clone());
-        let (attached, serves) = mpsc::channel();
-        let thread = thread::spawn(move || {
-            R::block_on(async {
-                let listener = R::adopt(listener).unwrap();
-                attached.send(()).unwrap();
-                let left = || told.is_stopped() || roster.has_left(number);
-                let relieved = async {
-                    match relieved {
-                        Some(relieved) => relieved.await,
-                        None => future::pending().await,
-                    }
-                };
-                let told = future::or(told.stopped(), relieved);
-                serve_member::<R>(listener, told, left, &tally).await;
-            });
-        });
-        // Not closed before: after shutdown(2) it is no listener, which adopting would refuse.
-        serves.recv().unwrap();
-        Self {
-            number,
-            stop,
-            blocked,
-            thread,
-        }
-    }
-
-    /// The listener is closed with all that waits in its queue.
-    fn close(&self) {
-        self.stop.stop();
-        if let Some(listener) = &self.blocked {
-            // It does with a listener what close(2) does (kernel: inet_shutdown).
-            let _ = SockRef::from(listener).shutdown(std::net::Shutdown::Both);
-        }
-    }
-
-    fn join(self) {
-        self.thread.join().unwrap();
-    }
 }

@@ -13,7 +13,6 @@ use reuseport::{
     ConnectionIds, Error, Family, Group, Instruction, Member, Options, ReusePort, Roster, Socket,
     Std, Steering,
 };
-use util::{in_child, is_child};
 
 const SO_INCOMING_CPU: libc::c_int = 49;
 
@@ -94,7 +93,7 @@ impl<S: Kind> Open<S> {
         let roster = group.roster();
         let members: Vec<_> = group
             .into_iter()
-            .map(|member| (member.index(), member.into_std()))
+            .map(|member| (member.number(), member.into_std()))
             .collect();
         members
             .iter()
@@ -112,9 +111,10 @@ impl<S: Kind> Open<S> {
             .iter()
             .position(|(other, _)| *other == number)
             .unwrap();
-        let (_, socket) = self.members.swap_remove(at);
-        let _closing = util::no_forks();
-        self.roster.close(number, socket).unwrap();
+        // Still open: closing takes it out, and not the end of its descriptor.
+        self.roster.close(number).unwrap();
+        assert!(self.roster.has_left(number));
+        self.members.swap_remove(at);
     }
 
     fn steer(&self, steering: &Steering) {
@@ -431,7 +431,7 @@ fn what_is_no_ebpf_program_is_refused() {
     );
 }
 
-/// From each processor, its member; by the option where the kernel honours it, else by a program.
+/// From each processor, its member.
 fn by_processor<S: Kind>() {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let all = sched_getaffinity(None).unwrap();
@@ -464,13 +464,11 @@ fn by_processor<S: Kind>() {
         let n = cpus.len().min(8);
         let mut open = Open::<S>::new(&options, prefix, n);
         check(&open);
-        // By the table it is always a program, over the members' own processors.
-        open.steer(&Steering::Cpu);
-        check(&open);
         open.steer(&Steering::Hash);
         let counts = open.counts(200, b"?");
         assert!(counts[..n].iter().all(|&count| count > 0), "{counts:?}");
         open.steer(&Steering::Cpu);
+        check(&open);
         // The thread that closes may be pinned, as a worker is.
         let mut one = CpuSet::new();
         one.set(cpus[0]);
@@ -493,22 +491,17 @@ fn members_share_a_processor<S: Kind>() {
     for (family, prefix) in PLACES {
         let options = Options::new().family(family).steering(Steering::Cpu);
         let open = Open::<S>::new(&options, prefix, 6);
-        for by_program in [false, true] {
-            if by_program {
-                open.steer(&Steering::Cpu);
+        for (place, &cpu) in cpus.iter().enumerate() {
+            let mut one = CpuSet::new();
+            one.set(cpu);
+            sched_setaffinity(None, &one).unwrap();
+            let counts = open.counts(100, b"?");
+            for (number, &count) in counts[..6].iter().enumerate() {
+                let mine = number % cpus.len() == place;
+                assert_eq!(count > 0, mine, "{prefix} {cpu}: {counts:?}");
             }
-            for (place, &cpu) in cpus.iter().enumerate() {
-                let mut one = CpuSet::new();
-                one.set(cpu);
-                sched_setaffinity(None, &one).unwrap();
-                let counts = open.counts(100, b"?");
-                for (number, &count) in counts[..6].iter().enumerate() {
-                    let mine = number % cpus.len() == place;
-                    assert_eq!(count > 0, mine, "{prefix} {by_program} {cpu}: {counts:?}");
-                }
-            }
-            sched_setaffinity(None, &all).unwrap();
         }
+        sched_setaffinity(None, &all).unwrap();
     }
 }
 
@@ -524,22 +517,6 @@ fn udp_members_share_a_processor() {
     std::thread::spawn(members_share_a_processor::<UdpSocket>)
         .join()
         .unwrap();
-}
-
-/// Pinned members whose owners are elsewhere are hashed again, also after one has left.
-#[test]
-fn pins_are_hidden_where_they_cannot_be_taken_back() {
-    let options = Options::new().steering(Steering::Cpu);
-    let mut open = Open::<TcpListener>::new(&options, "127.0.0.1:", 4);
-    open.steer(&Steering::Hash);
-    let counts = open.counts(200, b"?");
-    assert!(counts[..4].iter().all(|&count| count > 0), "{counts:?}");
-    open.close(1);
-    let counts = open.counts(200, b"?");
-    assert!(
-        [0, 2, 3].iter().all(|&number| counts[number] > 0),
-        "{counts:?}"
-    );
 }
 
 /// A worker that is pinned closes a member: the others keep the processors that they had.
@@ -584,7 +561,7 @@ fn udp_by_processor() {
         .unwrap();
 }
 
-/// On a whole group steering changes back and forth, pinned members included.
+/// On a whole group steering changes back and forth.
 #[test]
 fn a_whole_group_is_steered() {
     let group = Options::new().group("127.0.0.1:0", 2).unwrap();
@@ -598,7 +575,7 @@ fn a_whole_group_is_steered() {
         for _ in 0..n {
             let _client = TcpStream::connect(group.local_addr()).unwrap();
             let taker = |member: &&Member<_>| socket2::SockRef::from(*member).accept().is_ok();
-            counts[util::until(|| group.iter().find(taker)).index()] += 1;
+            counts[util::until(|| group.iter().find(taker)).number()] += 1;
         }
         assert_eq!(counts[0] + counts[1], n);
         counts
@@ -615,27 +592,11 @@ fn a_whole_group_is_steered() {
     }
 }
 
-/// Where the kernel honours SO_INCOMING_CPU in groups, no index has to be kept.
+/// No socket has an option of a processor, which would stay with it when its group is steered anew.
 #[test]
-fn this_kernel_pins_members() {
-    let group = Options::new()
-        .steering(Steering::Cpu)
-        .group("127.0.0.1:0", 2)
-        .unwrap();
-    let pins: Vec<_> = group
-        .iter()
-        .map(|member| util::int_option(member, libc::SOL_SOCKET, SO_INCOMING_CPU))
-        .collect();
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|number| number.parse::<u32>().ok());
-    if (numbers.next(), numbers.next()) < (Some(6), Some(2)) {
-        return util::skip("that members are pinned (this kernel is older than 6.2)");
-    }
-    assert!(pins.iter().all(|&cpu| cpu >= 0), "{pins:?}");
-    group.steer(&Steering::Hash).unwrap();
-    for member in &group {
+fn members_are_not_pinned() {
+    let options = Options::new().steering(Steering::Cpu);
+    for member in &options.group("127.0.0.1:0", 2).unwrap() {
         assert_eq!(
             util::int_option(member, libc::SOL_SOCKET, SO_INCOMING_CPU),
             -1
@@ -649,7 +610,7 @@ fn a_copy_does_not_keep_a_listener_in_the_group() {
     let mut open = Open::<TcpListener>::new(&Options::new(), "127.0.0.1:", 3);
     let copy = open.members[1].1.try_clone().unwrap();
     open.close(1);
-    assert_eq!(open.roster.places(), [0, 2]);
+    assert_eq!(open.roster.places(), [Some(0), Some(2)]);
     let counts = open.counts(100, b"");
     assert!(counts[0] > 0 && counts[2] > 0, "{counts:?}");
     drop(copy);
@@ -678,8 +639,8 @@ fn the_table_is_the_kernels() {
                 }];
                 open.steer(&Steering::Program(program));
                 assert_eq!(
-                    open.counts(1, b"?")[member],
-                    1,
+                    member,
+                    Some(open.taker(&UdpSocket::client(open.to), b"?")),
                     "place {place} of {:?}",
                     open.roster.places()
                 );
@@ -831,7 +792,14 @@ fn what_does_not_fit_is_a_sentence() {
     assert!(
         error
             .to_string()
-            .ends_with("so that nobody knows its members' places"),
+            .contains(": the places of its members are not known: "),
+        "{error}"
+    );
+    let error = joined.steer(&Steering::Cpu).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains(": the places of its members are not known: "),
         "{error}"
     );
     assert!(joined.roster().places().is_empty());
@@ -843,7 +811,7 @@ fn what_does_not_fit_is_a_sentence() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot steer 127.0.0.1:0: Options::steering is for groups (Options::group)"
+        "cannot use Options::steering with Options::listen: it is for groups (Options::group, Options::packet_group)"
     );
     let group = Options::new().packet_group("127.0.0.1:0", 257).unwrap();
     let error = group
@@ -860,16 +828,7 @@ fn what_does_not_fit_is_a_sentence() {
         .unwrap();
 
     let roster = group.roster();
-    let stranger = || Std::listen_packet("127.0.0.1:0").unwrap();
-    let error = roster.close(0, stranger()).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains(": a socket that was given is on 127.0.0.1:"),
-        "{error}"
-    );
-    let own = Std::listen_packet(group.local_addr()).unwrap();
-    let error = roster.close(999, own).unwrap_err();
+    let error = roster.close(999).unwrap_err();
     assert!(
         error.to_string().ends_with("it has no member 999"),
         "{error}"
@@ -894,12 +853,31 @@ fn weights_of_any_size_are_shares() {
         counts[0] > 100 && counts[1] == 0 && counts[2] > 100,
         "{counts:?}"
     );
-    // As many members as fit into a program.
-    let many = Options::new()
-        .steering(Steering::Weights(vec![1; 2000]))
-        .group("127.0.0.1:0", 2000)
-        .unwrap();
-    assert_eq!(many.len(), 2000);
+}
+
+/// A program is as long as the weights have changes, and not as the group has members.
+#[test]
+fn equal_weights_take_little_of_a_program() {
+    const MANY: usize = 3000;
+    let open = Open::<UdpSocket>::new(
+        &Options::new().steering(Steering::Weights(vec![1; MANY])),
+        "127.0.0.1:",
+        MANY,
+    );
+    let mut weights = vec![0; MANY];
+    weights[2500] = 1;
+    open.steer(&Steering::Weights(weights));
+    assert_eq!(open.taker(&UdpSocket::client(open.to), b"?"), 2500);
+    let uneven = (0..MANY).map(|number| 1 + number as u32 % 2).collect();
+    let error = open.roster.steer(&Steering::Weights(uneven)).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .ends_with(" instructions, and the kernel takes 1 to 4096"),
+        "{error}"
+    );
+    // What was refused has changed nothing.
+    assert_eq!(open.taker(&UdpSocket::client(open.to), b"?"), 2500);
 }
 
 /// MPTCP listeners share a port, and take no program.
@@ -955,17 +933,4 @@ fn no_privilege_is_needed() {
         the_table_is_the_kernels();
         nothing_is_lost_while_steering_changes();
     });
-}
-
-/// The program that does without SO_INCOMING_CPU, on a kernel that ignores the option in groups.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-#[test]
-fn old_kernels_choose_the_processor_by_a_program() {
-    const NAME: &str = "old_kernels_choose_the_processor_by_a_program";
-    if !is_child(NAME) {
-        return in_child(NAME);
-    }
-    util::answer_option(SO_INCOMING_CPU, 0);
-    by_processor::<TcpListener>();
-    by_processor::<UdpSocket>();
 }

@@ -58,6 +58,21 @@ fn assert_invalid<T>(result: Result<T, Error>, why: &str) {
 }
 
 #[test]
+fn a_call_that_blocks_has_no_deadline() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut buf = [0; 9];
+    let read = <Std as reuseport::Net>::recv_from(&socket, &mut buf);
+    let second = std::time::Duration::from_secs(1);
+    let within = <Std as reuseport::Runtime>::within(second, read);
+    let error = <Std as Runtime>::block_on(within).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(
+        error.to_string(),
+        "on this system a call that blocks has no deadline"
+    );
+}
+
+#[test]
 fn support_promises_nothing() {
     let support = support();
     assert!(!support.shares);
@@ -161,10 +176,10 @@ fn an_adopted_listener_echoes() {
             let peer = R::block_on(async {
                 let listener = R::adopt(listener).unwrap();
                 assert!(!SockRef::from(&listener).reuse_address().unwrap());
-                let (mut stream, peer) = R::accept(&listener).await.unwrap();
+                let (stream, peer) = R::accept(&listener).await.unwrap();
                 let mut buf = [0; 1024];
-                while let n @ 1.. = R::read(&mut stream, &mut buf).await.unwrap() {
-                    R::write_all(&mut stream, &buf[..n]).await.unwrap();
+                while let n @ 1.. = R::read(&stream, &mut buf).await.unwrap() {
+                    R::write_all(&stream, &buf[..n]).await.unwrap();
                 }
                 peer
             });

@@ -1,35 +1,50 @@
-//! axum's graceful shutdown, which hangs up on nobody: for `restart`, `scale` and `fdstore`.
+//! axum's graceful shutdown, which hangs up on no client: for `scale` and `fdstore`.
 
 use std::net::SocketAddr;
 use std::{future, io, pin::pin, time::Duration};
 
+use axum::http::{HeaderValue, header::CONNECTION};
+use axum::middleware::map_response;
+use axum::response::Response;
 use axum::{Router, serve::Listener};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either, Shared, select};
 use tokio::net::{TcpListener, TcpStream};
 
-/// How long who has connected may take to ask.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a client that has connected may take to ask: one whose SYN or request was lost sends it again
+/// after one second, and after three.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Accepts until `left`, and returns when all connections have ended.
 ///
 /// axum stops accepting at its signal, and at the same time hyper closes every connection from which
-/// it has read nothing, also one whose request has arrived. So accepting ends first here.
+/// it has read nothing, also one whose request has arrived. So accepting ends first here. Clients that
+/// keep their connection for the next request are told from `left` on that this answer is the last.
 pub(crate) async fn serve(
     listener: TcpListener,
     app: Router,
     left: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let left = left.boxed().shared();
-    let door = Door(Some(listener), left.clone());
+    let ending = left.clone();
+    let app = app.layer(map_response(move |mut response: Response| {
+        if ending.peek().is_some() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
+        future::ready(response)
+    }));
+    let accepting = Accepting(Some(listener), left.clone());
     let signal = left.then(|()| tokio::time::sleep(PATIENCE));
-    axum::serve(door, app).with_graceful_shutdown(signal).await
+    axum::serve(accepting, app)
+        .with_graceful_shutdown(signal)
+        .await
 }
 
 /// A listener that is closed when it has left.
-struct Door(Option<TcpListener>, Shared<BoxFuture<'static, ()>>);
+struct Accepting(Option<TcpListener>, Shared<BoxFuture<'static, ()>>);
 
-impl Listener for Door {
+impl Listener for Accepting {
     type Io = TcpStream;
     type Addr = SocketAddr;
 

@@ -1,5 +1,6 @@
 //! Tests in processes of their own: for limits and counts, which belong to a process.
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
@@ -17,7 +18,13 @@ impl Child {
     /// `stdin` is what the child has as descriptor 0.
     pub(super) fn start(test: &str, role: &str, stdin: Option<OwnedFd>) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", test, "--nocapture", "--test-threads=1"])
+            .args([
+                "--exact",
+                test,
+                "--nocapture",
+                "--include-ignored",
+                "--test-threads=1",
+            ])
             .env(ROLE, role)
             .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
             .stdout(Stdio::piped())
@@ -25,6 +32,10 @@ impl Child {
             .spawn()
             .unwrap();
         Self(child)
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.0.id()
     }
 
     #[track_caller]
@@ -35,6 +46,14 @@ impl Child {
         // A name that no test has would pass without having run anything.
         let ran = output.status.success() && stdout.contains("1 passed");
         assert!(ran, "{}\n{stdout}\n{stderr}", output.status);
+        for line in stderr.lines() {
+            if ["not checked: ", "measured: "]
+                .iter()
+                .any(|what| line.starts_with(what))
+            {
+                let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+            }
+        }
     }
 }
 

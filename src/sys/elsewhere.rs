@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::{BorrowedFd, unsupported};
 
-/// Nothing here asks for SO_ACCEPTCONN: whoever adopts a socket is believed.
+/// Nothing here asks for SO_ACCEPTCONN: a socket that is adopted is taken for a listener.
 pub(crate) fn is_listening(_: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(true)
 }
@@ -33,7 +33,7 @@ pub(crate) fn is_unsupported(_: &io::Error) -> bool {
     false
 }
 
-/// Nobody can be asked.
+/// It cannot be asked.
 pub(crate) fn is_blocking(_: BorrowedFd<'_>) -> bool {
     true
 }
@@ -43,7 +43,7 @@ pub(crate) fn user() -> u32 {
     0
 }
 
-/// Handles are not inherited here unless somebody asks for it.
+/// Handles are not inherited here unless that is asked for.
 pub(crate) fn set_close_on_exec(_: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
@@ -54,6 +54,10 @@ pub(crate) fn reserve(_: BorrowedFd<'_>, _: usize) {}
 /// Interfaces have no names that std could look up; a zone is a number here.
 pub(crate) fn zone(_: &str) -> io::Result<u32> {
     Err(unsupported("zones are numbers on this system"))
+}
+
+pub(crate) fn resource_reason(_: &io::Error) -> Option<&'static str> {
+    None
 }
 
 pub(crate) fn reason(_: &io::Error, _: &SocketAddr) -> Option<&'static str> {

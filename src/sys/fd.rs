@@ -16,11 +16,17 @@ cfg_if::cfg_if! {
             fd.as_socket().as_raw_socket()
         }
 
-        impl<S: crate::Socket> AsFd for crate::Member<S> {
-            fn as_socket(&self) -> BorrowedFd<'_> {
-                self.get_ref().as_socket()
-            }
+        /// Lends the socket of a type that has one in `get_ref()`.
+        macro_rules! impl_as_fd {
+            ($type:ident, $bound:ident) => {
+                impl<S: $bound> sys::AsFd for $type<S> {
+                    fn as_socket(&self) -> sys::BorrowedFd<'_> {
+                        self.get_ref().as_socket()
+                    }
+                }
+            };
         }
+        pub(crate) use impl_as_fd;
     } else {
         use std::os::fd::{AsRawFd, RawFd};
         pub(crate) use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,10 +40,16 @@ cfg_if::cfg_if! {
             fd.as_fd().as_raw_fd()
         }
 
-        impl<S: crate::Socket> AsFd for crate::Member<S> {
-            fn as_fd(&self) -> BorrowedFd<'_> {
-                self.get_ref().as_fd()
-            }
+        /// Lends the socket of a type that has one in `get_ref()`.
+        macro_rules! impl_as_fd {
+            ($type:ident, $bound:ident) => {
+                impl<S: $bound> sys::AsFd for $type<S> {
+                    fn as_fd(&self) -> sys::BorrowedFd<'_> {
+                        self.get_ref().as_fd()
+                    }
+                }
+            };
         }
+        pub(crate) use impl_as_fd;
     }
 }

@@ -4,105 +4,125 @@
 //!
 //! In this order, and nothing else is visible outside:
 //!
-//! - `DUAL_STACK: bool`: may a socket on `[::]` that takes IPv4 too share its port and be balanced?
+//! - `DUAL_STACK: bool`: whether a socket on `[::]` that takes IPv4 too can share its port and be
+//!   balanced.
 //! - `GROUP_LIMIT: usize`: the most members that one group can have.
 //! - `support() -> Support`: what sharing means here.
 //! - `restartable(&Socket, Kind)`: lets TCP bind beside what an earlier listener left behind.
 //! - `share(&Socket)`: before bind, asks to share the port.
-//! - `is_shared(BorrowedFd) -> io::Result<bool>`: did somebody ask that of this socket?
+//! - `is_shared(BorrowedFd) -> io::Result<bool>`: whether that was asked of this socket.
 //! - `claim(&Socket, Kind, &SocketAddr) -> io::Result<SocketAddr>`: before bind instead of `share`,
-//!   asks for a port that nobody shares yet; returns the address to bind.
+//!   asks for a port that is not shared yet; returns the address to bind.
 //! - `release(&Socket)`: after bind and listen of a claimed socket, lets the next members in.
 //! - `bind_device(&Socket, &SocketAddr, &str)`: restricts a socket to one network interface.
 //! - `identity(BorrowedFd) -> Option<u64>`: tells two sockets from two descriptors of one socket.
+//!
+//! Where the kernel can be told how to spread, and tells what it does, these too; the others take
+//! them from `none`:
+//!
+//! - `steers() -> io::Result<bool>`: whether programs choose among members.
 //! - `cpus() -> Vec<usize>`: the processors that this thread may use.
-//! - `pins_groups() -> bool`: does a group honour `pin`?
-//! - `pin(BorrowedFd, Option<usize>)`: gives a member what one processor handles.
 //! - `dispatch(BorrowedFd, &Dispatch)`: changes how the group of a member is dispatched.
+//! - `cannot_steer() -> io::Error`: what a kernel answers that cannot be told how.
 //! - `dispatch_reason(&io::Error) -> Option<&str>`: what a refusal of that means.
-//! - `Weak`: a socket that somebody else owns, without a descriptor of it.
+//! - `Weak`: a socket that another part of the program owns, without a descriptor of it.
+//! - `Descriptors`: what all descriptors of this process stand for.
 //! - `hide(BorrowedFd)`: keeps what arrives from finding a socket, and takes UDP out of its group.
-//! - `can_hide(BorrowedFd) -> bool` and `is_hidden(BorrowedFd) -> bool`: will that do, has it?
-//! - `leave(Kind, BorrowedFd)`: takes a socket out of its group at once.
-//! - `is_readable(BorrowedFd) -> io::Result<bool>`: is something in its queue?
-//! - `barrier()`: waits until all packets that are being delivered have been.
-//! - `migrates() -> bool`: does the kernel hand a closing listener's queue to its group?
-//! - `counts(Option<&Weak>, &SocketAddr) -> bool` and `Requests`: what a listener has still to accept.
-//! - `has_stranger(Kind, &SocketAddr, &[u64]) -> bool`: does somebody else share an address?
-//! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: whose fault an error of bind
-//!   or listen is.
+//! - `can_hide(BorrowedFd) -> bool` and `is_hidden(BorrowedFd) -> bool`: whether that will do, and
+//!   has been done.
+//! - `remove(Kind, BorrowedFd) -> bool`: takes a socket out of its group at once.
+//! - `set_alone(BorrowedFd, bool)`: lets a listener be found without its group.
+//! - `is_readable(BorrowedFd) -> io::Result<bool>`: whether something is in its queue.
+//! - `barrier(Duration) -> bool`: waits until all packets that are being delivered have been.
+//! - `migrates() -> bool`: whether the kernel hands a closing listener's queue to its group.
+//! - `Look`: what the listeners on an address still have to accept.
+//! - `receivers(Kind, &SocketAddr) -> io::Result<Vec<Receiver>>`: the sockets that share an address.
+//! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: what an error of bind or listen
+//!   comes from.
+//! - `explain(&io::Error, &SocketAddr, Option<&str>) -> Option<String>` and
+//!   `explain_socket(&io::Error, &SocketAddr) -> Option<String>`: the same of other errors.
+//! - `fork::prepare()` and `fork::work() -> Work`: no thread forks while this is there.
+//! - `interface(BorrowedFd) -> Option<u32>`: the number of the device that a socket is restricted to.
+//! - `Likeness`: what a socket was opened with, for another like it.
+//! - `namespace(BorrowedFd) -> Option<u64>`: the number of the network namespace of a socket.
+//! - `owner(BorrowedFd) -> io::Result<u32>`: the user that opened a socket.
+//! - `is_nobody(u32) -> bool`: whether a user's number may stand for any user.
+//! - `process_name(u32) -> Option<String>`: the name of a process, for sentences.
 //! - `queue(BorrowedFd) -> io::Result<Queue>`: the accept queue of what may be no listener.
 //! - `packet_queue(BorrowedFd) -> io::Result<PacketQueue>`: the receive queue of a UDP socket.
-//! - `occupants(u16) -> io::Result<Vec<Occupant>>`: who is on a port, in any order.
+//! - `occupants(u16) -> io::Result<Vec<Occupant>>`: the sockets on a port, in any order.
+//! - `meet`: a module, where two processes find each other.
 //!
-//! Two modules more have the same functions everywhere: `pass` hands descriptors to another
-//! process, and `meet` is where two processes find each other.
+//! Three modules more have the same functions everywhere, and one implementation for every Unix:
+//! `pass` hands descriptors to another process, `wait` waits for descriptors, and `bounded` has the calls
+//! that block, with a deadline.
 
 #![allow(unsafe_code)]
 
 #[cfg(all(test, unix))]
 mod child;
+mod facts;
 mod fd;
+pub(crate) mod fork;
 mod socket;
-mod undeparted;
-mod unseen;
-mod unsteered;
 
 use std::io;
-use std::net::SocketAddr;
 
-pub(crate) use fd::{AsFd, BorrowedFd, OwnedFd, borrow, number};
+pub(crate) use fd::{AsFd, BorrowedFd, OwnedFd, borrow, impl_as_fd, number};
 pub(crate) use socket::{
-    Description, Family, Socket, describe, is_connected_to_itself, local_addr, only_v6,
-    reset_at_close, set_nonblocking,
+    Description, Family, Socket, describe, is_broadcast, is_connected_to_itself, local_addr,
+    only_v6, peer_addr, reset_at_close, reuses_address, set_nodelay, set_nonblocking, shutdown,
 };
 
 #[cfg(feature = "std")]
-pub(crate) use socket::finish_connect;
+use socket::finish_connect;
 
-use crate::{Holder, Instruction};
+pub use facts::{Holder, Instruction, Occupant, PacketQueue, Process, Protocol, Queue, Support};
 
 cfg_if::cfg_if! {
     if #[cfg(unix)] {
         mod unix;
         use unix::{is_in_progress, wait_writable};
-        pub(crate) use unix::{is_blocking, is_listening, is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, user, zone};
+        pub(crate) use unix::{is_blocking, is_listening, is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, resource_reason, set_close_on_exec, user, zone};
     } else {
         mod elsewhere;
         use elsewhere::{is_in_progress, wait_writable};
-        pub(crate) use elsewhere::{is_blocking, is_listening, is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, set_close_on_exec, user, zone};
+        pub(crate) use elsewhere::{is_blocking, is_listening, is_no_ipv6, is_no_socket, is_unsupported, reason, reserve, resource_reason, set_close_on_exec, user, zone};
     }
 }
 
 cfg_if::cfg_if! {
     if #[cfg(any(target_os = "linux", target_os = "android"))] {
-        #[path = "linux/mod.rs"]
-        mod platform;
-    } else if #[cfg(target_vendor = "apple")] {
+        mod linux;
+        use linux as sharing;
+        use linux as control;
+    } else if #[cfg(any(
+        target_vendor = "apple", target_os = "freebsd", target_os = "dragonfly",
+        target_os = "netbsd", target_os = "openbsd",
+    ))] {
         mod bsd;
-        #[path = "apple.rs"]
-        mod platform;
-    } else if #[cfg(target_os = "freebsd")] {
-        mod bsd;
-        #[path = "freebsd.rs"]
-        mod platform;
-    } else if #[cfg(target_os = "dragonfly")] {
-        mod bsd;
-        #[path = "dragonfly.rs"]
-        mod platform;
-    } else if #[cfg(target_os = "netbsd")] {
-        mod bsd;
-        #[path = "netbsd.rs"]
-        mod platform;
-    } else if #[cfg(target_os = "openbsd")] {
-        mod bsd;
-        #[path = "openbsd.rs"]
-        mod platform;
+        mod none;
+        use bsd as sharing;
+        use none as control;
     } else {
-        #[path = "unsupported.rs"]
-        mod platform;
+        mod none;
+        use none as sharing;
+        use none as control;
     }
 }
+
+pub(crate) use control::{
+    Descriptors, Likeness, Look, Weak, barrier, blame, can_hide, cannot_steer, cpus, dispatch,
+    dispatch_reason, explain, explain_socket, hide, interface, is_hidden, is_nobody, is_readable,
+    meet, migrates, namespace, occupants, owner, packet_queue, process_name, queue, receivers,
+    remove, set_alone, steers,
+};
+#[cfg(fuzzing)]
+pub(crate) use linux::fuzz;
+pub(crate) use sharing::{
+    DUAL_STACK, GROUP_LIMIT, bind_device, claim, identity, is_shared, release, restartable, share,
+    support,
+};
 
 cfg_if::cfg_if! {
     if #[cfg(any(
@@ -110,28 +130,30 @@ cfg_if::cfg_if! {
         target_os = "dragonfly", target_os = "netbsd", target_os = "openbsd", target_os = "illumos",
         target_os = "solaris",
     ))] {
+        #[cfg(feature = "std")]
+        pub(crate) mod bounded;
         pub(crate) mod pass;
+        pub(crate) mod wait;
     } else {
-        #[path = "unpassed.rs"]
-        pub(crate) mod pass;
+        #[cfg(feature = "std")]
+        #[path = "unbounded.rs"]
+        pub(crate) mod bounded;
+        pub(crate) use none::{pass, wait};
     }
 }
 
-cfg_if::cfg_if! {
-    if #[cfg(any(target_os = "linux", target_os = "android"))] {
-        pub(crate) use platform::meet;
-    } else {
-        #[path = "unmet.rs"]
-        pub(crate) mod meet;
-    }
-}
-
-pub(crate) use platform::{
-    DUAL_STACK, GROUP_LIMIT, Requests, Weak, barrier, bind_device, blame, can_hide, claim, counts,
-    cpus, dispatch, dispatch_reason, has_stranger, hide, identity, is_hidden, is_readable,
-    is_shared, leave, migrates, occupants, packet_queue, pin, pins_groups, queue, release,
-    restartable, share, support,
-};
+/// Whether a read or a write that did a part of what was asked for has emptied, or filled, the kernel's
+/// buffer, and an event will tell of the next change: with epoll and kqueue.
+#[cfg(feature = "tokio")]
+pub(crate) const PART_IS_ALL: bool = cfg!(any(
+    target_os = "linux",
+    target_os = "android",
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "dragonfly",
+    target_os = "netbsd",
+    target_os = "openbsd",
+));
 
 /// The two protocols whose ports can be shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,12 +173,22 @@ impl Kind {
 
 /// What the kernel refused with "address in use".
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code, reason = "read where somebody can be blamed")]
+#[allow(dead_code, reason = "read where the kernel tells of other sockets")]
 pub(crate) struct Asked {
     /// IPV6_V6ONLY of the refused socket.
     pub(crate) only_v6: bool,
-    /// Was it the first member of a group that must be new?
-    pub(crate) new: bool,
+    pub(crate) want: Want,
+}
+
+/// What a refused socket was to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// One of those who share.
+    Share,
+    /// The first member of a group that must be new.
+    Group,
+    /// The first member of a group that generations pass on.
+    Generation,
 }
 
 /// How the members of a group are chosen.
@@ -168,10 +200,36 @@ pub(crate) enum Dispatch<'a> {
     Ebpf(BorrowedFd<'a>),
 }
 
+/// A socket that receives on an address, as the kernel's tables show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "only Linux has such tables")]
+pub(crate) struct Receiver {
+    pub(crate) inode: u64,
+    pub(crate) uid: u32,
+    /// IPV6_V6ONLY; None for IPv4, and where that is not told.
+    pub(crate) only_v6: Option<bool>,
+    /// The interface that it is restricted to; 0 where it is not, and where that is not told.
+    pub(crate) interface: u32,
+}
+
+impl Receiver {
+    /// Whether the kernel has it in one group with another on the same address.
+    pub(crate) fn is_beside(&self, other: &Self) -> bool {
+        self.uid == other.uid && self.only_v6 == other.only_v6 && self.interface == other.interface
+    }
+
+    /// Whether nothing that arrives finds it: see `hide`.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.interface == i32::MAX as u32
+    }
+}
+
 /// The reason of a refusal, as a clause of the error's sentence.
 #[derive(Debug)]
 pub(crate) struct Blame {
     pub(crate) holder: Holder,
+    /// The number and the name of a process that has a descriptor of it, where it may be seen.
+    pub(crate) process: Option<(u32, String)>,
     pub(crate) why: String,
 }
 
@@ -181,21 +239,7 @@ fn unsupported(why: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, why)
 }
 
-/// What a system answers that cannot be told whom to choose.
-pub(crate) fn cannot_steer() -> io::Error {
-    unsupported("this system chooses by itself")
-}
-
 /// What a system answers that has no such option.
 pub(crate) fn cannot_share() -> io::Error {
     unsupported("this system cannot share a port")
-}
-
-/// Where nobody can be asked who holds an address.
-#[allow(
-    dead_code,
-    reason = "only Linux has a table of sockets that everybody may read"
-)]
-pub(crate) fn nobody_knows(_: Kind, _: &SocketAddr, _: Asked, _: &io::Error) -> Option<Blame> {
-    None
 }

@@ -1,7 +1,7 @@
 //! The one file that names socket2: a socket before it becomes std's, and what a descriptor is.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
@@ -16,14 +16,26 @@ use super::OwnedFd;
 pub(crate) struct Socket(socket2::Socket);
 
 impl Socket {
-    /// socket(2), in the given mode; one system call where the kernel takes SOCK_NONBLOCK and
-    /// SOCK_CLOEXEC.
+    /// socket(2), in the given mode.
+    #[allow(dead_code, reason = "for systems that ask with sockets of their own")]
     pub(crate) fn new(kind: Kind, addr: &SocketAddr, nonblocking: bool) -> io::Result<Self> {
+        Self::of(kind, addr, nonblocking, None)
+    }
+
+    /// The same of another protocol than the plain one; one system call where the kernel takes
+    /// SOCK_NONBLOCK and SOCK_CLOEXEC.
+    pub(crate) fn of(
+        kind: Kind,
+        addr: &SocketAddr,
+        nonblocking: bool,
+        protocol: Option<i32>,
+    ) -> io::Result<Self> {
         let domain = Domain::for_address(*addr);
-        let (r#type, protocol) = match kind {
+        let (r#type, plain) = match kind {
             Kind::Tcp => (Type::STREAM, Protocol::TCP),
             Kind::Udp => (Type::DGRAM, Protocol::UDP),
         };
+        let protocol = protocol.map_or(plain, Protocol::from);
         if !nonblocking {
             return socket2::Socket::new(domain, r#type, Some(protocol)).map(Self);
         }
@@ -151,11 +163,45 @@ pub(crate) fn only_v6(fd: &impl AsFd) -> io::Result<bool> {
     SockRef::from(fd).only_v6()
 }
 
+/// SO_REUSEADDR.
+pub(crate) fn reuses_address(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    SockRef::from(&fd).reuse_address()
+}
+
+/// Whether an IPv4 address is the broadcast address of a network here.
+///
+/// A connect of a UDP socket sends nothing, and is refused where SO_BROADCAST is not set (connect(2);
+/// kernel: __ip4_datagram_connect).
+pub(crate) fn is_broadcast(ip: std::net::Ipv4Addr) -> bool {
+    let connect = || {
+        let socket = socket2::Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+        // Any port: nothing is sent to it.
+        socket.connect(&SocketAddr::from((ip, 9)).into())
+    };
+    connect().is_err_and(|error: io::Error| error.kind() == io::ErrorKind::PermissionDenied)
+}
+
 /// The address that a socket of any runtime is bound to.
 pub(crate) fn local_addr(fd: &impl AsFd) -> io::Result<SocketAddr> {
     let addr = SockRef::from(fd).local_addr()?;
     addr.as_socket()
         .ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// The address of the other end of a stream of any runtime.
+pub(crate) fn peer_addr(fd: &impl AsFd) -> io::Result<SocketAddr> {
+    let addr = SockRef::from(fd).peer_addr()?;
+    addr.as_socket()
+        .ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// TCP_NODELAY.
+pub(crate) fn set_nodelay(fd: &impl AsFd, nodelay: bool) -> io::Result<()> {
+    SockRef::from(fd).set_tcp_nodelay(nodelay)
+}
+
+pub(crate) fn shutdown(fd: &impl AsFd, how: Shutdown) -> io::Result<()> {
+    SockRef::from(fd).shutdown(how)
 }
 
 /// Makes the close of a stream a reset, which leaves no TIME_WAIT behind to hold the port.
@@ -172,7 +218,7 @@ pub(crate) fn is_connected_to_itself(fd: &impl AsFd) -> io::Result<bool> {
 
 /// Waits, blocking, until a connect that is under way ends, and returns its outcome.
 #[cfg(feature = "std")]
-pub(crate) fn finish_connect(stream: &TcpStream) -> io::Result<()> {
+pub(super) fn finish_connect(stream: &TcpStream) -> io::Result<()> {
     match stream.peer_addr() {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotConnected => {
@@ -191,48 +237,56 @@ fn in_progress(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || super::is_in_progress(error)
 }
 
-/// Bounds every wait of a socket in either direction.
-///
-/// 0 would be forever (socket(7)), and what is less than a microsecond is 0.
+/// The bounds of a socket's waits to read and to write; None for a wait without an end.
 #[cfg(unix)]
-pub(super) fn set_timeout(fd: &impl AsFd, timeout: Duration) -> io::Result<()> {
-    let timeout = Some(timeout.max(Duration::from_micros(1)));
+pub(super) fn timeouts(fd: &impl AsFd) -> io::Result<[Option<Duration>; 2]> {
     let socket = SockRef::from(fd);
-    socket.set_read_timeout(timeout)?;
-    socket.set_write_timeout(timeout)
+    Ok([socket.read_timeout()?, socket.write_timeout()?])
 }
 
-/// Says of a wait that was too long what it is: the kernel says EAGAIN (socket(7)).
-#[cfg(unix)]
-pub(super) fn timed_out(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
-        _ => error,
-    }
-}
-
-/// A UNIX stream to whoever listens at an address, of which every wait is bounded, this one too.
+/// Bounds a socket's waits to write, and that of connect(2) too.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn connect_unix(addr: &std::path::Path, timeout: Duration) -> io::Result<OwnedFd> {
-    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    set_timeout(&socket, timeout)?;
-    let addr = SockAddr::unix(addr)?;
-    // Unlike TCP's, an interrupted connect has not begun (kernel: unix_stream_connect).
-    uninterrupted(|| socket.connect(&addr)).map_err(timed_out)?;
+pub(super) fn set_write_timeout(fd: &impl AsFd, timeout: Option<Duration>) -> io::Result<()> {
+    let timeout = timeout.map(|timeout| timeout.max(Duration::from_micros(1)));
+    SockRef::from(fd).set_write_timeout(timeout)
+}
+
+/// A UNIX stream socket that does not block.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn unix_stream() -> io::Result<OwnedFd> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     Ok(socket.into())
 }
 
-/// The next connection of a listener of any family, without a timeout of its own.
+/// Binds to an address that begins with a zero byte for an abstract one (unix(7)).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn bind_unix(fd: &impl AsFd, addr: &std::path::Path) -> io::Result<()> {
+    SockRef::from(fd).bind(&SockAddr::unix(addr)?)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn connect_unix(fd: &impl AsFd, addr: &std::path::Path) -> io::Result<()> {
+    // Unlike TCP's, an interrupted connect has not begun (kernel: unix_stream_connect).
+    SockRef::from(fd).connect(&SockAddr::unix(addr)?)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn listen_unix(fd: &impl AsFd, backlog: i32) -> io::Result<()> {
+    SockRef::from(fd).listen(backlog)
+}
+
+/// The next connection of a listener of any family, which does not block.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn accept(listener: &impl AsFd) -> io::Result<OwnedFd> {
-    let (socket, _) = uninterrupted(|| SockRef::from(listener).accept())?;
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let (socket, _) = uninterrupted(|| SockRef::from(listener).accept4(flags))?;
     Ok(socket.into())
 }
 
-/// Ends both directions of a socket, whoever else has a descriptor of it.
+/// Ends both directions of a socket, also where other processes have it.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn shut_down(fd: &impl AsFd) -> io::Result<()> {
-    SockRef::from(fd).shutdown(std::net::Shutdown::Both)
+    shutdown(fd, Shutdown::Both)
 }
 
 /// Calls until no signal interrupts.

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::{Kind, Socket};
@@ -81,14 +81,23 @@ pub(super) fn words<const N: usize>(
     Ok((len as usize == mem::size_of_val(&words)).then_some(words))
 }
 
-/// The inode number of an open file (fstat(2)).
-#[allow(dead_code, reason = "on the BSDs a socket's inode says nothing")]
-pub(super) fn inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
+/// fstat(2) of a number that may stand for nothing, or for something else by now.
+#[allow(
+    dead_code,
+    reason = "on the BSDs what it says of a socket is of no use"
+)]
+pub(super) fn stat(number: RawFd) -> io::Result<libc::stat> {
     let mut stat = mem::MaybeUninit::<libc::stat>::uninit();
     // SAFETY: the pointer is to room for one stat, which the kernel fills.
-    check(unsafe { libc::fstat(fd.as_raw_fd(), stat.as_mut_ptr()) })?;
+    check(unsafe { libc::fstat(number, stat.as_mut_ptr()) })?;
     // SAFETY: fstat succeeded, so the kernel has filled it.
-    let stat = unsafe { stat.assume_init() };
+    Ok(unsafe { stat.assume_init() })
+}
+
+/// The inode number of an open file.
+#[allow(dead_code, reason = "on the BSDs a socket's inode says nothing")]
+pub(super) fn inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let stat = stat(fd.as_raw_fd())?;
     #[allow(clippy::unnecessary_cast, reason = "ino_t has 32 bits on some systems")]
     Ok(stat.st_ino as u64)
 }
@@ -132,7 +141,7 @@ pub(crate) fn is_unsupported(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::ENOPROTOOPT)
 }
 
-/// Does whoever waits for a connection at this socket wait in the kernel, in accept(2)?
+/// Whether a worker that waits for a connection at this socket waits in the kernel, in accept(2).
 pub(crate) fn is_blocking(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: F_GETFL takes no argument and touches no memory.
     let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) });
@@ -151,7 +160,7 @@ pub(crate) fn set_close_on_exec(fd: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
 }
 
-/// Binds to an address as nobody can who shares, tells which it was, and leaves it.
+/// Binds to an address without sharing it, tells which it was, and leaves it.
 ///
 /// For kernels on which a first member cannot be kept from joining. A process of the same user that
 /// binds in between is not noticed.
@@ -186,7 +195,7 @@ pub(crate) fn reserve(fd: BorrowedFd<'_>, n: usize) {
     let duplicate = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
     // Refused past RLIMIT_NOFILE: then the member that finds no place says so itself.
     if duplicate != -1 {
-        // SAFETY: the kernel just made this descriptor, and nobody else knows it.
+        // SAFETY: the kernel just made this descriptor, and no other code knows it.
         drop(unsafe { OwnedFd::from_raw_fd(duplicate) });
     }
 }
@@ -211,9 +220,17 @@ pub(crate) fn reason(error: &io::Error, addr: &SocketAddr) -> Option<&'static st
         libc::EADDRNOTAVAIL => "no interface of this machine has this address",
         libc::EAFNOSUPPORT if addr.is_ipv6() => "this machine has no IPv6",
         libc::EINVAL if link_local => "a link-local address needs a zone, as in [fe80::1%eth0]:80",
+        libc::ENOPROTOOPT => "this kernel cannot share a port",
+        _ => return resource_reason(error),
+    })
+}
+
+/// What an error means that comes of what the process or the machine has run out of.
+pub(crate) fn resource_reason(error: &io::Error) -> Option<&'static str> {
+    Some(match error.raw_os_error()? {
         libc::EMFILE => "this process has no descriptor left (RLIMIT_NOFILE)",
         libc::ENFILE => "this machine has no file left (fs.file-max)",
-        libc::ENOPROTOOPT => "this kernel cannot share a port",
+        libc::ENOMEM => "this machine has no memory left",
         _ => return None,
     })
 }

@@ -384,6 +384,20 @@ fn connect(to: SocketAddr) -> io::Result<Socket> {
     }
 }
 
+#[track_caller]
+pub fn assert_nothing_lost(outcomes: &Outcomes, counted: &Counters) {
+    assert_eq!(outcomes.lost(), 0, "{outcomes}; {counted}");
+    // A RST may also be a client's that has closed, for what another processor brings too late.
+    let bad = [
+        counted.estab_resets,
+        counted.attempt_fails,
+        counted.listen_drops,
+        counted.syn_retrans,
+        counted.abort_on_close,
+    ];
+    assert_eq!(bad, [0; 5], "{outcomes}; {counted}");
+}
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident = $name:literal,)*) => {
         /// What the kernel has counted in a namespace.

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reuseport::{
     Error, Family, Group, Instruction, Member, Options, Roster, Socket, Steering, queue,
@@ -122,7 +122,7 @@ impl<S: Kind> Open<S> {
     }
 
     pub fn add(&mut self, member: Member<S>) {
-        let number = member.index();
+        let number = member.number();
         let socket = member.into_std();
         socket.stop_blocking();
         self.members.push((number, socket));
@@ -130,7 +130,7 @@ impl<S: Kind> Open<S> {
 
     pub fn join(&mut self) -> usize {
         let member = self.roster.join().unwrap();
-        let number = member.index();
+        let number = member.number();
         self.add(member);
         number
     }
@@ -154,10 +154,30 @@ impl<S: Kind> Open<S> {
 
     /// With an empty queue, and closed.
     pub fn leave(&mut self, number: usize) {
-        let leaving = self.roster.leave(number).unwrap();
-        assert_eq!(leaving.settled_blocking(FOREVER).unwrap(), 0);
+        util::assert_drained(self.roster.leave(number).unwrap().wait());
         drop(self.remove(number));
-        assert!(!self.roster.places().contains(&number));
+        util::until(|| self.roster.has_left(number).then_some(()));
+        assert!(!self.places().contains(&number));
+    }
+
+    #[track_caller]
+    pub fn places(&self) -> Vec<usize> {
+        places(&self.roster)
+    }
+
+    /// Waits until the members stand so: one that has left is taken out some milliseconds after its
+    /// owner has closed it.
+    #[track_caller]
+    pub fn wait_for_places(&self, expected: &[Option<usize>]) {
+        let limit = Instant::now() + Duration::from_secs(20);
+        loop {
+            let places = self.roster.places();
+            if places == expected {
+                return;
+            }
+            assert!(Instant::now() < limit, "{places:?}, and not {expected:?}");
+            std::thread::yield_now();
+        }
     }
 
     /// The ways to it in turn.
@@ -189,8 +209,12 @@ impl<S: Kind> Open<S> {
     }
 }
 
-/// A deadline that no test reaches: the kernel gives a handshake up after 63 seconds.
-pub const FOREVER: Duration = Duration::from_secs(64);
+/// Who stands where, when none stands there any more that has left: each is taken out some
+/// milliseconds after its owner has closed it.
+#[track_caller]
+pub fn places<S: Socket>(roster: &Roster<S>) -> Vec<usize> {
+    util::until(|| roster.places().into_iter().collect())
+}
 
 /// `ret index`.
 pub fn ret(index: usize) -> Vec<Instruction> {
@@ -227,7 +251,7 @@ pub const HERE: (Family, &str) = (Family::Any, "127.0.0.1:");
 
 /// How many connections wait in a listener.
 pub fn len(listener: &impl std::os::fd::AsFd) -> usize {
-    queue(listener).unwrap().len as usize
+    queue(listener).unwrap().waiting as usize
 }
 
 /// A group whose members have these weights.
@@ -269,19 +293,18 @@ pub fn half_open_handshakes_are_waited_for() {
             .map(|_| TcpStream::connect(open.way()).unwrap())
             .collect();
         assert_eq!(len(open.get(1)), 0, "{place:?}");
-        let leaving = open.roster.leave(1).unwrap();
-        let mut settled = leaving.settled(FOREVER);
-        assert!(stays_pending(&mut settled), "{place:?}");
+        let mut leaving = open.roster.leave(1).unwrap();
+        assert!(stays_pending(&mut leaving), "{place:?}");
         for client in &mut clients {
             client.write_all(b"!").unwrap();
             util::until(|| (len(open.get(1)) == 1).then_some(()));
-            assert!(stays_pending(&mut settled), "{place:?}");
+            assert!(stays_pending(&mut leaving), "{place:?}");
             let (mut server, _) = open.get(1).accept().unwrap();
             server.write_all(b"?").unwrap();
             client.read_exact(&mut [0]).unwrap();
         }
-        assert_eq!(smol::block_on(settled).unwrap(), 0, "{place:?}");
+        util::assert_drained(smol::block_on(leaving));
         drop(open.remove(1));
-        assert_eq!(open.roster.places(), [0]);
+        assert_eq!(open.places(), [0]);
     }
 }

@@ -9,7 +9,10 @@
 
 use std::future::Future;
 
-use reuseport::{AsyncStd, Net, Smol, Std, Tokio};
+use reuseport::{AsyncStd, Smol, Std, Tokio};
+
+/// Longer than anything takes that does end.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Makes a test of each generic function for each runtime.
 #[allow(unused_macros, reason = "no test file uses all of this")]
@@ -40,7 +43,7 @@ macro_rules! on_every_runtime {
 }
 
 /// A runtime that can run a future to its end on the calling thread.
-pub trait Runtime: Net {
+pub trait Runtime: reuseport::Runtime {
     const NAME: &'static str;
     fn block_on<F: Future>(future: F) -> F::Output;
 }
@@ -124,6 +127,10 @@ pub fn in_child(test: &str) {
         .lines()
         .filter_map(|line| line.strip_prefix(SKIPPED))
         .for_each(skip);
+    // What it has measured.
+    for line in stdout.lines().filter(|line| line.starts_with("measured: ")) {
+        println!("{line}");
+    }
 }
 
 /// Is this the process that [`in_child`] started?
@@ -195,6 +202,12 @@ pub fn keep_sending(
         }
     });
     Sending(Some((stop, thread)))
+}
+
+/// Nothing was left when a member had left, or a process had been replaced.
+#[track_caller]
+pub fn assert_drained(drained: Result<reuseport::Drained, reuseport::Error>) {
+    assert_eq!(drained.unwrap(), reuseport::Drained::default());
 }
 
 const SKIPPED: &str = "not checked: ";
@@ -304,38 +317,17 @@ pub fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// From here on this thread's `call` answers `errno` where all the arguments are these; 0 is
-/// success.
 #[cfg(all(
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
 ))]
-pub fn answer(call: libc::c_long, arguments: &[(u8, libc::c_int)], errno: libc::c_int) {
-    use seccompiler::{
-        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-        SeccompRule,
-    };
-    let conditions = arguments
-        .iter()
-        .map(|&(index, value)| {
-            SeccompCondition::new(
-                index,
-                SeccompCmpArgLen::Dword,
-                SeccompCmpOp::Eq,
-                value as u64,
-            )
-            .unwrap()
-        })
-        .collect();
-    let filter = SeccompFilter::new(
-        [(call, vec![SeccompRule::new(conditions).unwrap()])].into(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno as u32),
-        std::env::consts::ARCH.try_into().unwrap(),
-    )
-    .unwrap();
-    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
-}
+#[path = "../../src/sys/linux/answer.rs"]
+mod answer;
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+pub use answer::answer;
 
 #[cfg(all(
     target_os = "linux",
@@ -348,4 +340,58 @@ pub fn answer_option(option: libc::c_int, errno: libc::c_int) {
         &[(1, libc::SOL_SOCKET), (2, option)],
         errno,
     );
+}
+
+/// The crate's own part of a sentence. What the system says of an error differs between C libraries.
+pub fn ours(error: &reuseport::Error) -> String {
+    let text = error.to_string();
+    let system = match error.io_error().raw_os_error() {
+        Some(_) => format!(": {}", error.io_error()),
+        None => String::new(),
+    };
+    match text.strip_suffix(&system) {
+        Some(ours) => ours.to_owned(),
+        None => panic!("{text:?} does not end with {system:?}"),
+    }
+}
+
+/// A process of the name "sh" that has a descriptor of a socket until this is dropped.
+#[cfg(unix)]
+pub struct Keeper(std::process::Child);
+
+#[cfg(unix)]
+impl Keeper {
+    pub fn new(socket: impl Into<std::os::fd::OwnedFd>) -> Self {
+        use std::io::BufRead;
+        use std::process::Stdio;
+        // The socket is its standard error; it ends when its standard input does.
+        let mut command = std::process::Command::new("sh");
+        command
+            .args(["-c", "echo ready; read line"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(socket.into());
+        let mut child = spawn(&mut command).unwrap();
+        // This process has its own copy of the socket as long as the command lives.
+        drop(command);
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().unwrap();
+        std::io::BufReader::new(stdout)
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "ready\n");
+        Self(child)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

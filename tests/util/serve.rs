@@ -186,11 +186,11 @@ fn accept_failed(tally: &Tally) {
 }
 
 /// Answers with the same byte, and closes; false where none comes.
-async fn answer<R: Net>(mut stream: R::TcpStream) -> io::Result<bool> {
+async fn answer<R: Net>(stream: R::TcpStream) -> io::Result<bool> {
     let mut byte = [0];
-    if R::read(&mut stream, &mut byte).await? == 0 {
+    if R::read(&stream, &mut byte).await? == 0 {
         return Ok(false);
     }
-    R::write_all(&mut stream, &byte).await?;
+    R::write_all(&stream, &byte).await?;
     Ok(true)
 }

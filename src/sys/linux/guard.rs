@@ -1,9 +1,9 @@
 //! The program that makes a socket able only to found a group, never to join one.
 //!
-//! A socket that carries a classic BPF program before bind(2) gets EADDRINUSE wherever anybody
-//! holds the port, this user's own groups included (kernel: inet_bind_conflict,
+//! A socket that carries a classic BPF program before bind(2) gets EADDRINUSE wherever another
+//! socket has the port, this user's own groups included (kernel: inet_bind_conflict,
 //! udp_lib_lport_inuse). Nothing can come between the question and the answer, and the port that
-//! the kernel chooses for port 0 is nobody else's.
+//! the kernel chooses for port 0 is no other socket's.
 
 use std::io;
 use std::os::fd::BorrowedFd;

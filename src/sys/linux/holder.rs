@@ -6,10 +6,11 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use super::process::{self, Process};
 use super::table::{self, Row, TIME_WAIT};
 use super::{GROUP_LIMIT, diag};
-use crate::Holder;
-use crate::sys::{Asked, Blame, Kind, Socket};
+use crate::sys::Holder;
+use crate::sys::{Asked, Blame, Kind, Socket, Want};
 
 fn excludes(row: &Row, addr: &SocketAddr, only_v6: bool) -> bool {
     let (held, asked) = (row.local.ip(), addr.ip());
@@ -59,11 +60,15 @@ pub(crate) fn blame(
         )
     });
     let Some(first) = receivers.first() else {
-        return if in_use && kind == Kind::Tcp {
-            Some(blame_connection(rows.first()))
-        } else {
-            None
-        };
+        if !in_use || kind == Kind::Udp {
+            return None;
+        }
+        let mut bound = diag::bound(addr.port()).unwrap_or_default();
+        bound.retain(excludes);
+        return Some(match bound.first() {
+            Some(row) => Case::of(row, addr).bound(me),
+            None => rest(&rows, addr),
+        });
     };
 
     let is_full = receivers
@@ -75,69 +80,173 @@ pub(crate) fn blame(
         let why = format!("the group is full: this kernel takes {GROUP_LIMIT} members at the most");
         return Some(Blame {
             holder: Holder::Group,
+            process: None,
             why,
         });
     }
     if !in_use {
         return None;
     }
-
-    // "it" is the address of the sentence; another address is named.
-    let what = if first.local == *addr {
-        "it".to_owned()
-    } else {
-        first.local.to_string()
-    };
-    if first.uid != me {
-        let uid = first.uid;
-        let why = format!("user {uid} holds {what}, and ports are shared within one user");
-        return Some(Blame {
-            holder: Holder::User(uid),
-            why,
-        });
-    }
-    if asked.new && shares(kind, &first.local) {
-        let why = format!("a group of this user holds {what} already (Options::join joins it)");
-        return Some(Blame {
-            holder: Holder::Group,
-            why,
-        });
-    }
-    let whose = if first.local == *addr {
-        "its holder".to_owned()
-    } else {
-        format!("the holder of {what}")
-    };
-    let why = format!("{whose} did not set SO_REUSEPORT before bind");
-    Some(Blame {
-        holder: Holder::NotSharing,
-        why,
+    let case = Case::of(first, addr);
+    Some(match asked.want {
+        _ if first.uid != me => case.of_user(),
+        Want::Group | Want::Generation if shares(kind, &first.local) => {
+            case.shares(asked.want, kind)
+        }
+        _ => case.does_not_share(),
     })
 }
 
-/// Nobody listens, so it is what a listener left behind, a connection made from the port, or a socket
-/// that is bound and in no table; which of them, nobody can tell.
-fn blame_connection(row: Option<&Row>) -> Blame {
-    let what = match row.filter(|row| row.remote.port() != 0) {
-        Some(Row {
-            state: TIME_WAIT,
-            remote,
+/// A socket that is in the way of another.
+struct Case<'a> {
+    row: &'a Row,
+    process: Option<Process>,
+    /// Its address: "it" where the sentence has named it.
+    what: String,
+    is_here: bool,
+}
+
+impl<'a> Case<'a> {
+    fn of(row: &'a Row, addr: &SocketAddr) -> Self {
+        let is_here = row.local == *addr;
+        Self {
+            row,
+            // What no process has a descriptor of has no inode.
+            process: (row.inode != 0).then(|| process::of(row.inode)).flatten(),
+            what: if is_here {
+                "it".to_owned()
+            } else {
+                row.local.to_string()
+            },
+            is_here,
+        }
+    }
+
+    /// "this process", or "process 4711 (nginx)", where it may be seen.
+    fn who(&self) -> Option<String> {
+        self.process.as_ref().map(Process::to_string)
+    }
+
+    fn blame(self, holder: Holder, why: String) -> Blame {
+        let process = self.process.map(|process| (process.id, process.name));
+        Blame {
+            holder,
+            process,
+            why,
+        }
+    }
+
+    fn of_user(self) -> Blame {
+        let (uid, what) = (self.row.uid, &self.what);
+        let why = match (&self.process, self.who()) {
+            (Some(Process { is_own: true, .. }), Some(who)) => {
+                format!("{who} opened {what} as user {uid}, and ports are shared within one user")
+            }
+            (_, Some(who)) => {
+                format!("{who} of user {uid} holds {what}, and ports are shared within one user")
+            }
+            (_, None) => format!("user {uid} holds {what}, and ports are shared within one user"),
+        };
+        self.blame(Holder::User(uid), why)
+    }
+
+    fn does_not_share(self) -> Blame {
+        let why = match (self.who(), self.is_here) {
+            (Some(who), _) => format!(
+                "{who} holds {} and did not set SO_REUSEPORT before bind",
+                self.what
+            ),
+            (None, true) => "its holder did not set SO_REUSEPORT before bind".to_owned(),
+            (None, false) => format!(
+                "the holder of {} did not set SO_REUSEPORT before bind",
+                self.what
+            ),
+        };
+        self.blame(Holder::NotSharing, why)
+    }
+
+    /// What a group of this user that shares means to one that must be new.
+    fn shares(self, want: Want, kind: Kind) -> Blame {
+        let who = self
+            .who()
+            .unwrap_or_else(|| "a group of this user".to_owned());
+        let what = &self.what;
+        let generation = match kind {
+            Kind::Tcp => "Options::generation",
+            Kind::Udp => "Options::packet_generation",
+        };
+        let advice = match want {
+            Want::Generation => {
+                format!("; {generation} relieves only what it opened, on the same address")
+            }
+            _ if self.is_here => format!(
+                " (Options::join joins it unless it is steered, and {generation} relieves what \
+                 {generation} opened)"
+            ),
+            _ => " (Options::join opens beside it)".to_owned(),
+        };
+        let why = format!("{who} shares {what} already{advice}");
+        self.blame(Holder::Group, why)
+    }
+
+    /// A TCP socket that is bound and does not listen.
+    fn bound(self, me: u32) -> Blame {
+        let Row { uid, .. } = *self.row;
+        if uid != me {
+            return self.of_user();
+        }
+        let who = self
+            .who()
+            .unwrap_or_else(|| "a socket of this user".to_owned());
+        let why = format!(
+            "{who} has bound {}, does not listen on it and does not share it",
+            self.what
+        );
+        self.blame(Holder::NotSharing, why)
+    }
+}
+
+/// No socket listens, so it is what a listener left behind, a connection made from the port, or a
+/// socket that is bound and in no table (before Linux 6.8); which of them, the kernel does not say.
+fn rest(rows: &[Row], addr: &SocketAddr) -> Blame {
+    let row = rows.iter().find(|row| row.remote.port() != 0);
+    let case = row.map(|row| Case::of(row, addr));
+    let what = match &case {
+        Some(Case {
+            row:
+                Row {
+                    state: TIME_WAIT,
+                    remote,
+                    ..
+                },
             ..
         }) => format!(
             "a connection with {remote} that ended a moment ago, or a socket that is bound,"
         ),
-        Some(Row { remote, .. }) => {
-            format!("a connection with {remote}, or a socket that is bound,")
+        Some(case) => {
+            let whose = case
+                .who()
+                .map(|who| format!(" of {who}"))
+                .unwrap_or_default();
+            format!(
+                "a connection{whose} with {}, or a socket that is bound,",
+                case.row.remote
+            )
         }
         None => "a socket that is bound".to_owned(),
     };
-    Blame {
-        holder: Holder::NotSharing,
-        why: format!("nobody listens on it, but {what} holds it and does not share"),
+    let why = format!("no socket listens on it, but {what} holds it and does not share");
+    match case {
+        Some(case) => case.blame(Holder::NotSharing, why),
+        None => Blame {
+            holder: Holder::NotSharing,
+            process: None,
+            why,
+        },
     }
 }
 
-/// Does the socket at `held` share its port with this user?
+/// Whether the socket at `held` shares its port with this user.
 fn shares(kind: Kind, held: &SocketAddr) -> bool {
     /// TEST-NET-1 (RFC 5737) and the discard prefix (RFC 6666).
     const NOWHERE: (Ipv4Addr, Ipv6Addr) = (
@@ -145,7 +254,7 @@ fn shares(kind: Kind, held: &SocketAddr) -> bool {
         Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1),
     );
     // Bound for a moment beside a wildcard, at an address where nothing arrives, or as the wildcard
-    // beside an address: so the question takes no datagram from anybody.
+    // beside an address: so the question takes no datagram from another socket.
     let ip: IpAddr = match held.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => NOWHERE.0.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => NOWHERE.1.into(),

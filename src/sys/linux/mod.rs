@@ -1,35 +1,59 @@
 //! Linux and Android: the kernel keeps a group per address and user, and spreads by a hash of the
 //! addresses.
 
-mod depart;
+#[cfg(all(
+    test,
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+mod answer;
+mod barrier;
+mod descriptors;
 mod diag;
+mod drain;
+mod explain;
+mod filter;
 mod guard;
 mod holder;
+mod likeness;
+mod look;
 pub(crate) mod meet;
+mod namespace;
 mod occupants;
 mod probe;
+mod process;
 mod queue;
+mod receivers;
 mod steer;
 mod table;
+#[cfg(all(test, target_os = "linux"))]
+mod testing;
+mod user;
 mod weak;
 
 use std::io;
 use std::net::SocketAddr;
 
-pub(crate) use depart::{
-    Requests, barrier, can_hide, counts, has_stranger, hide, is_hidden, is_readable, leave,
-    migrates,
+pub(crate) use barrier::barrier;
+pub(crate) use drain::{
+    can_hide, hide, interface, is_hidden, is_readable, migrates, remove, set_alone,
 };
+pub(crate) use explain::{explain, explain_socket};
 pub(crate) use holder::blame;
+pub(crate) use likeness::Likeness;
+pub(crate) use look::Look;
+pub(crate) use namespace::namespace;
 pub(crate) use occupants::occupants;
 use probe::Proof;
 pub(crate) use queue::{packet_queue, queue};
-pub(crate) use steer::{cpus, dispatch_reason, pin, pins_groups};
-pub(crate) use weak::Weak;
+pub(crate) use receivers::receivers;
+pub(crate) use steer::{cpus, dispatch_reason};
+pub(crate) use user::{is_nobody, owner, process_name};
+pub(crate) use weak::{Descriptors, Weak};
 
 use super::unix::{find_free, flag, inode};
 use super::{BorrowedFd, Dispatch, Kind, Socket, unsupported};
-use crate::Support;
+use crate::sys::Support;
 
 /// One socket on `[::]` takes both families and is balanced like any other.
 pub(crate) const DUAL_STACK: bool = true;
@@ -53,6 +77,11 @@ pub(crate) fn support() -> Support {
         dual_stack: shares && DUAL_STACK,
         group_limit: if shares { GROUP_LIMIT } else { 0 },
     }
+}
+
+/// Whether programs choose among members; an error where it could not be found out.
+pub(crate) fn steers() -> io::Result<bool> {
+    probe::facts().map(|facts| facts.proof == Proof::Guard)
 }
 
 /// SO_REUSEADDR on both sides lets a listener follow one that had only that, as std's and tokio's
@@ -115,13 +144,29 @@ pub(crate) fn dispatch(fd: BorrowedFd<'_>, dispatch: &Dispatch<'_>) -> io::Resul
     match (probe::facts()?.proof, dispatch) {
         (Proof::Guard, dispatch) => steer::dispatch(fd, dispatch),
         (Proof::Late | Proof::None, Dispatch::Hash) => Ok(()),
-        (Proof::Late | Proof::None, _) => {
-            Err(unsupported("this kernel takes no programs for groups"))
-        }
+        (Proof::Late | Proof::None, _) => Err(cannot_steer()),
     }
+}
+
+/// What a kernel answers that cannot be told whom to choose.
+pub(crate) fn cannot_steer() -> io::Error {
+    unsupported("this kernel takes no programs for groups")
 }
 
 /// The inode: one for each socket, whatever descriptors it has (proc_pid_fd(5)).
 pub(crate) fn identity(fd: BorrowedFd<'_>) -> Option<u64> {
     inode(fd).ok()
+}
+
+/// For the targets in `fuzz/`.
+#[cfg(fuzzing)]
+pub(crate) mod fuzz {
+    pub(crate) fn row(line: &str) {
+        super::table::fuzz(line);
+        super::explain::fuzz(line);
+    }
+
+    pub(crate) fn netlink(bytes: &[u8]) {
+        super::diag::fuzz(bytes);
+    }
 }

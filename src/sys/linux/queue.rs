@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::table::LISTEN;
 use crate::sys::unix::words;
 use crate::sys::{BorrowedFd, Kind, Socket, unsupported};
-use crate::{PacketQueue, Queue};
+use crate::sys::{PacketQueue, Queue};
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "android")] {
@@ -21,12 +21,16 @@ pub(crate) fn queue(fd: BorrowedFd<'_>) -> io::Result<Queue> {
     // The start of struct tcp_info: tcpi_state is its first byte, tcpi_unacked and tcpi_sacked are
     // the last two of these words.
     let info = words::<8>(fd, libc::IPPROTO_TCP, libc::TCP_INFO)?;
-    let [state, .., len, limit] = info.ok_or_else(untold)?;
+    let [state, .., waiting, limit] = info.ok_or_else(untold)?;
     if state.to_ne_bytes()[0] != LISTEN {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let Memory { drops, .. } = memory(fd)?;
-    Ok(Queue { len, limit, drops })
+    Ok(Queue {
+        waiting,
+        limit,
+        drops,
+    })
 }
 
 pub(crate) fn packet_queue(fd: BorrowedFd<'_>) -> io::Result<PacketQueue> {
@@ -36,7 +40,7 @@ pub(crate) fn packet_queue(fd: BorrowedFd<'_>) -> io::Result<PacketQueue> {
         drops,
     } = memory(fd)?;
     Ok(PacketQueue {
-        bytes: received,
+        waiting: received,
         limit,
         drops,
     })

@@ -1,14 +1,11 @@
-//! Tells the kernel how to choose a member: by a program for the group, or by a processor for each.
+//! Tells the kernel how to choose a member: by a program for the group.
 
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
-use crate::Instruction;
 use crate::sys::unix::{check, set_option};
-use crate::sys::{Dispatch, Kind, Socket};
+use crate::sys::{Dispatch, Instruction};
 
 /// `ret #-1`: no member has this index, so the kernel's hash decides as it would without a program.
 pub(super) const TO_THE_HASH: Instruction = Instruction {
@@ -93,79 +90,4 @@ pub(crate) fn cpus() -> Vec<usize> {
         // A machine with more processors than the set has places.
         Err(_) => (0..std::thread::available_parallelism().map_or(1, Into::into)).collect(),
     }
-}
-
-cfg_if::cfg_if! {
-    if #[cfg(any(target_arch = "sparc", target_arch = "sparc64"))] {
-        const SO_INCOMING_CPU: libc::c_int = 0x33;
-    } else {
-        /// asm-generic/socket.h; libc has it for Linux and not for Android.
-        const SO_INCOMING_CPU: libc::c_int = 49;
-    }
-}
-
-/// SO_INCOMING_CPU; None takes it back.
-pub(crate) fn pin(fd: BorrowedFd<'_>, cpu: Option<usize>) -> io::Result<()> {
-    let cpu = cpu
-        .map_or(Ok(-1), libc::c_int::try_from)
-        .map_err(|_| io::ErrorKind::InvalidInput)?;
-    set_option(fd, libc::SOL_SOCKET, SO_INCOMING_CPU, &cpu)
-}
-
-/// Does the running kernel choose by SO_INCOMING_CPU within a group? Asked once, over loopback.
-///
-/// It does since 6.2, and distributions have carried that back; before, it was ignored in groups.
-pub(crate) fn pins_groups() -> bool {
-    static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER.get_or_init(|| probe().unwrap_or(false))
-}
-
-/// Of two UDP sockets on one port, one is pinned to the processor of each datagram: it gets all or
-/// half.
-fn probe() -> io::Result<bool> {
-    /// The hash sends so many to one of two by chance once in 2^32.
-    const ENOUGH: usize = 32;
-    let any = ([127, 0, 0, 1], 0).into();
-    let socket = || Socket::new(Kind::Udp, &any, true);
-    let (pinned, other) = (socket()?, socket()?);
-    // Shared only when it has a port, which is nobody else's then.
-    pinned.bind(&any)?;
-    crate::sys::share(&pinned)?;
-    crate::sys::share(&other)?;
-    let addr = pinned.local_addr()?;
-    other.bind(&addr)?;
-    let (pinned, other) = (pinned.into_udp(), other.into_udp());
-
-    let mut seen = 0;
-    for _ in 0..4 * ENOUGH {
-        use std::os::fd::AsFd;
-        let sender = std::net::UdpSocket::bind(any)?;
-        let cpu = current_cpu()?;
-        pin(pinned.as_fd(), Some(cpu))?;
-        sender.send_to(&[0], addr)?;
-        // On loopback the sender's processor delivers, if not before send_to returns then soon.
-        let moved = current_cpu()? != cpu;
-        let deadline = Instant::now() + Duration::from_millis(100);
-        let got = loop {
-            match (pinned.recv(&mut [0]).is_ok(), other.recv(&mut [0]).is_ok()) {
-                (false, false) if Instant::now() < deadline => std::thread::yield_now(),
-                (got, _) => break got,
-            }
-        };
-        match got {
-            _ if moved => {}
-            true => seen += 1,
-            false => return Ok(false),
-        }
-        if seen == ENOUGH {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-fn current_cpu() -> io::Result<usize> {
-    // SAFETY: sched_getcpu touches no memory of the caller's.
-    let cpu = check(unsafe { libc::sched_getcpu() })?;
-    usize::try_from(cpu).map_err(|_| io::ErrorKind::Unsupported.into())
 }

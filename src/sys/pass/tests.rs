@@ -11,6 +11,10 @@ use super::*;
 use crate::sys::child::{Child, alone, role};
 use crate::sys::unix::{check, inode};
 
+mod deadlines;
+#[cfg(target_os = "linux")]
+mod linux;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn pair() -> (UnixStream, UnixStream) {
@@ -19,6 +23,27 @@ fn pair() -> (UnixStream, UnixStream) {
         set_timeout(end.as_fd(), PATIENCE).unwrap();
     }
     (a, b)
+}
+
+/// The same in the other mode.
+fn nonblocking((a, b): (UnixStream, UnixStream)) -> (UnixStream, UnixStream) {
+    for end in [&a, &b] {
+        end.set_nonblocking(true).unwrap();
+    }
+    (a, b)
+}
+
+/// Bounds every wait for which no point in time is given.
+fn set_timeout(socket: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+    let socket = socket2::SockRef::from(&socket);
+    // Less than a microsecond would be 0, which is for ever (socket(7)).
+    let timeout = Some(timeout.max(Duration::from_micros(1)));
+    socket.set_read_timeout(timeout)?;
+    socket.set_write_timeout(timeout)
+}
+
+fn soon() -> Option<Instant> {
+    Some(Instant::now() + PATIENCE)
 }
 
 fn sockets(n: usize) -> Vec<OwnedFd> {
@@ -65,11 +90,20 @@ fn descriptors() -> usize {
 /// Passes `n` sockets, and compares all there is to compare.
 #[track_caller]
 fn passes(bytes: &[u8], n: usize) {
-    let (a, b) = pair();
+    passes_over(pair(), bytes, n);
+    passes_over(nonblocking(pair()), bytes, n);
+}
+
+#[track_caller]
+fn passes_over((a, b): (UnixStream, UnixStream), bytes: &[u8], n: usize) {
     let sent = sockets(n);
-    let (payload, received) = thread::scope(|scope| {
-        let sender = scope.spawn(|| send(a.as_fd(), bytes, &lend(&sent)));
-        let received = receive(b.as_fd());
+    let Frame {
+        bytes: payload,
+        fds: received,
+        ..
+    } = thread::scope(|scope| {
+        let sender = scope.spawn(|| send(a.as_fd(), bytes, &lend(&sent), None));
+        let received = receive(b.as_fd(), None);
         sender.join().unwrap().unwrap();
         received.unwrap()
     });
@@ -89,11 +123,12 @@ fn passes(bytes: &[u8], n: usize) {
 #[track_caller]
 fn refuses(kind: ErrorKind, peer: impl FnOnce(&UnixStream) + Send) {
     let (a, b) = pair();
+    b.set_nonblocking(true).unwrap();
     let error = thread::scope(|scope| {
         scope.spawn(move || peer(&a));
         // It closes with the error, which is what some peers wait for.
         let b = b;
-        receive(b.as_fd()).unwrap_err()
+        receive(b.as_fd(), None).unwrap_err()
     });
     assert_eq!(error.kind(), kind, "{error}");
 }
@@ -139,22 +174,26 @@ fn any_number_passes() {
 fn frames_do_not_run_into_each_other() {
     let (a, b) = pair();
     let sent = sockets(2);
-    send(a.as_fd(), b"one", &[]).unwrap();
-    send(a.as_fd(), b"", &[]).unwrap();
+    send(a.as_fd(), b"one", &[], None).unwrap();
+    send(a.as_fd(), b"", &[], None).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
-            send(a.as_fd(), b"three", &lend(&sent)).unwrap();
-            send(a.as_fd(), b"four", &[]).unwrap();
+            send(a.as_fd(), b"three", &lend(&sent), None).unwrap();
+            send(a.as_fd(), b"four", &[], None).unwrap();
         });
-        assert_eq!(receive(b.as_fd()).unwrap().0, b"one");
-        assert_eq!(receive(b.as_fd()).unwrap().0, b"");
-        let (payload, fds) = receive(b.as_fd()).unwrap();
+        assert_eq!(receive(b.as_fd(), None).unwrap().bytes, b"one");
+        assert_eq!(receive(b.as_fd(), None).unwrap().bytes, b"");
+        let Frame {
+            bytes: payload,
+            fds,
+            ..
+        } = receive(b.as_fd(), None).unwrap();
         assert_eq!((&payload[..], inodes(&fds)), (&b"three"[..], inodes(&sent)));
-        assert_eq!(receive(b.as_fd()).unwrap().0, b"four");
+        assert_eq!(receive(b.as_fd(), None).unwrap().bytes, b"four");
     });
     // And the other way.
-    send(b.as_fd(), b"back", &[]).unwrap();
-    assert_eq!(receive(a.as_fd()).unwrap().0, b"back");
+    send(b.as_fd(), b"back", &[], None).unwrap();
+    assert_eq!(receive(a.as_fd(), None).unwrap().bytes, b"back");
 }
 
 #[test]
@@ -169,7 +208,11 @@ fn a_frame_may_trickle_in() {
             }
             put(a.as_fd(), &[CHUNK_COMES], &lend(&sent)).unwrap();
         });
-        let (payload, fds) = receive(b.as_fd()).unwrap();
+        let Frame {
+            bytes: payload,
+            fds,
+            ..
+        } = receive(b.as_fd(), None).unwrap();
         assert_eq!((&payload[..], inodes(&fds)), (&b"state"[..], inodes(&sent)));
     });
 }
@@ -180,8 +223,8 @@ fn more_than_a_frame_holds_is_not_sent() {
     let one = sockets(1);
     let too_many = vec![one[0].as_fd(); MAX_FDS + 1];
     for error in [
-        send(a.as_fd(), &vec![0; MAX_BYTES + 1], &[]),
-        send(a.as_fd(), b"", &too_many),
+        send(a.as_fd(), &vec![0; MAX_BYTES + 1], &[], None),
+        send(a.as_fd(), b"", &too_many, None),
     ] {
         assert_eq!(error.unwrap_err().kind(), ErrorKind::InvalidInput);
     }
@@ -199,7 +242,7 @@ fn wrong_peers() {
     }
     fn put_all_with(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let sent = put(socket.as_fd(), bytes, fds)?;
-        put_all(socket.as_fd(), &bytes[sent..])
+        Stream::new(socket.as_fd(), None)?.put_all(&bytes[sent..])
     }
     let whole = frame(5, 3, b"state");
     // It dies before, in the header, in the payload, before the chunk, before the second chunk.
@@ -257,7 +300,7 @@ fn an_answer_has_to_be_the_right_one() {
         let (a, b) = pair();
         let sent = sockets(1);
         put(b.as_fd(), &[byte], &lend(&sockets(stray))).unwrap();
-        let error = send(a.as_fd(), b"", &lend(&sent)).unwrap_err();
+        let error = send(a.as_fd(), b"", &lend(&sent), None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
     }
 }
@@ -267,16 +310,19 @@ fn receivers_go() {
     let sent = sockets(1);
     let (a, b) = pair();
     drop(b);
-    let error = send(a.as_fd(), b"state", &lend(&sent)).unwrap_err();
+    let error = send(a.as_fd(), b"state", &lend(&sent), None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
 
     let (a, b) = pair();
     thread::scope(|scope| {
         scope.spawn(move || {
             let mut whole = [0; HEADER + 5];
-            fill(b.as_fd(), &mut whole, &mut Vec::new()).unwrap();
+            Stream::new(b.as_fd(), None)
+                .unwrap()
+                .fill(&mut whole)
+                .unwrap();
         });
-        let error = send(a.as_fd(), b"state", &lend(&sent)).unwrap_err();
+        let error = send(a.as_fd(), b"state", &lend(&sent), None).unwrap_err();
         // As it closes before the chunk comes, or with that unread.
         let kinds = [ErrorKind::BrokenPipe, ErrorKind::UnexpectedEof];
         assert!(kinds.contains(&error.kind()), "{error}");
@@ -293,70 +339,6 @@ fn a_receiver_that_goes_is_an_error_and_no_signal() {
             receivers_go();
         },
     );
-}
-
-#[test]
-fn no_wait_is_longer_than_the_timeout() {
-    const SHORT: Duration = Duration::from_millis(50);
-    #[track_caller]
-    fn times_out(f: impl FnOnce() -> io::Result<()>) {
-        let start = Instant::now();
-        let error = f().unwrap_err();
-        let took = start.elapsed();
-        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-        assert!(took >= SHORT && took < PATIENCE, "{took:?}");
-    }
-    let (a, b) = pair();
-    set_timeout(a.as_fd(), SHORT).unwrap();
-    set_timeout(b.as_fd(), SHORT).unwrap();
-    times_out(|| receive(b.as_fd()).map(drop));
-    // Nobody answers.
-    times_out(|| send(a.as_fd(), b"", &lend(&sockets(1))));
-    // Nobody reads.
-    times_out(|| {
-        loop {
-            send(a.as_fd(), &[0; MAX_BYTES], &[])?;
-        }
-    });
-    // Nothing is not forever.
-    let (a, _b) = pair();
-    for short in [Duration::ZERO, Duration::from_nanos(1)] {
-        set_timeout(a.as_fd(), short).unwrap();
-        let error = receive(a.as_fd()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-    }
-    // The longest is not too long.
-    set_timeout(a.as_fd(), Duration::MAX).unwrap();
-}
-
-#[test]
-fn a_signal_interrupts_nothing() {
-    alone("sys::pass::tests::a_signal_interrupts_nothing", || {
-        static CAUGHT: AtomicBool = AtomicBool::new(false);
-        extern "C" fn catch(_: libc::c_int) {
-            CAUGHT.store(true, Ordering::Relaxed);
-        }
-        // SAFETY: zeros are a valid sigaction: no flags, and so no SA_RESTART.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = catch as extern "C" fn(libc::c_int) as libc::sighandler_t;
-        // SAFETY: the handler does nothing but store into an atomic.
-        check(unsafe { libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut()) }).unwrap();
-        let (a, b) = pair();
-        // SAFETY: it only tells.
-        let this = unsafe { libc::pthread_self() } as usize;
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for _ in 0..20 {
-                    // SAFETY: that thread waits for this one at the end of the scope.
-                    unsafe { libc::pthread_kill(this as libc::pthread_t, libc::SIGUSR1) };
-                    thread::sleep(Duration::from_millis(1));
-                }
-                send(a.as_fd(), b"late", &[]).unwrap();
-            });
-            assert_eq!(receive(b.as_fd()).unwrap().0, b"late");
-        });
-        assert!(CAUGHT.load(Ordering::Relaxed));
-    });
 }
 
 #[test]
@@ -377,131 +359,6 @@ fn what_has_no_peer_is_refused() {
     let file = File::open("/dev/null").unwrap();
     let error = peer(file.as_fd()).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOTSOCK));
-    let error = receive(file.as_fd()).unwrap_err();
+    let error = receive(file.as_fd(), None).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOTSOCK));
-}
-
-/// The first chunk fits, and the second does not.
-#[test]
-#[cfg(target_os = "linux")]
-fn a_receiver_without_room_says_so_and_closes_what_came() {
-    let test = "sys::pass::tests::a_receiver_without_room_says_so_and_closes_what_came";
-    match role() {
-        None => {
-            let (a, b) = pair();
-            let child = Child::start(test, "receiver", Some(b.into()));
-            let sent = sockets(300);
-            let error = send(a.as_fd(), b"state", &lend(&sent)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{error}");
-            child.passes();
-        }
-        Some(_) => {
-            let socket = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-            let before = descriptors();
-            limit_descriptors(|_| 280);
-            let error = receive(socket.as_fd()).unwrap_err();
-            assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
-            assert!(reason(&error).unwrap().contains("RLIMIT_NOFILE"));
-            assert_eq!(descriptors(), before);
-            UnixStream::from(socket).shutdown(Shutdown::Both).unwrap();
-        }
-    }
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn nothing_stays_open() {
-    alone("sys::pass::tests::nothing_stays_open", || {
-        limit_descriptors(|most| most);
-        let before = descriptors();
-        for _ in 0..5 {
-            wrong_peers();
-            receivers_go();
-            passes(b"state", CHUNK + 1);
-            assert_eq!(descriptors(), before);
-        }
-        // What nobody takes is closed with the stream.
-        let (a, b) = pair();
-        let sent = sockets(1);
-        let id = inodes(&sent);
-        put(a.as_fd(), b"+", &lend(&sent)).unwrap();
-        drop((a, b, sent));
-        assert_eq!(id.len(), 1);
-        assert_eq!(descriptors(), before);
-    });
-}
-
-#[cfg(target_os = "linux")]
-const NOBODY: u32 = 65_534;
-
-/// This thread is nobody from here on; says whether that was allowed.
-#[cfg(target_os = "linux")]
-fn become_nobody() -> bool {
-    let uid = rustix::process::Uid::from_raw(NOBODY);
-    // The system call itself, which acts on one thread; libc's setresuid acts on all.
-    let became = rustix::thread::set_thread_res_uid(uid, uid, uid);
-    if let Err(error) = became {
-        let _ = writeln!(
-            io::stderr(),
-            "not checked: what another user may pass ({error})"
-        );
-    }
-    became.is_ok()
-}
-
-/// 700 sockets of a group go from one process of a user to another, with room for 1,024 each.
-#[test]
-#[cfg(target_os = "linux")]
-fn a_group_passes_without_a_privilege() {
-    let test = "sys::pass::tests::a_group_passes_without_a_privilege";
-    const N: usize = 700;
-    let Some(role) = role() else {
-        let (a, b) = pair();
-        let sender = Child::start(test, "sender", Some(a.into()));
-        let receiver = Child::start(test, "receiver", Some(b.into()));
-        receiver.passes();
-        sender.passes();
-        return;
-    };
-    limit_descriptors(|_| 1024);
-    become_nobody();
-    let socket = io::stdin();
-    if role == "sender" {
-        let group = crate::Options::new().group("127.0.0.1:0", N).unwrap();
-        let fds: Vec<_> = group.iter().map(crate::sys::borrow).collect();
-        send(
-            socket.as_fd(),
-            group.local_addr().to_string().as_bytes(),
-            &fds,
-        )
-        .unwrap();
-    } else {
-        let (addr, fds) = receive(socket.as_fd()).unwrap();
-        let group = crate::Group::<std::net::TcpListener>::adopt(fds).unwrap();
-        assert_eq!(group.len(), N);
-        assert_eq!(group.local_addr().to_string().as_bytes(), addr);
-    }
-}
-
-/// Why each chunk is answered.
-#[test]
-#[cfg(target_os = "linux")]
-fn what_is_under_way_counts_against_a_user() {
-    alone(
-        "sys::pass::tests::what_is_under_way_counts_against_a_user",
-        || {
-            limit_descriptors(|_| 1024);
-            let (a, _b) = pair();
-            let one = sockets(1);
-            let chunk = vec![one[0].as_fd(); CHUNK];
-            if !become_nobody() {
-                return;
-            }
-            let put = || put(a.as_fd(), &[CHUNK_COMES], &chunk);
-            // Past the limit a last one is let through, and other tests have some under way.
-            let error = (0..6).find_map(|_| put().err()).unwrap();
-            assert_eq!(error.raw_os_error(), Some(libc::ETOOMANYREFS), "{error}");
-            assert!(reason(&error).unwrap().contains("this user"));
-        },
-    );
 }

@@ -1,13 +1,24 @@
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::sys::pass::{peer, receive, send, set_timeout};
+use crate::sys::child::{Child, role};
+use crate::sys::pass::{peer, receive, send};
+
+mod flood;
+mod linger;
+mod squat;
+mod strangers;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+fn soon() -> Instant {
+    Instant::now() + PATIENCE
+}
 
 /// A name that no other test has, in whatever process.
 fn name() -> Vec<u8> {
@@ -23,7 +34,50 @@ fn on_thread<T: Send>(f: impl FnOnce() -> T + Send) -> T {
 
 fn skip(what: &str, error: impl std::fmt::Display) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr(), "not checked: {what} ({error})");
+    let line = format!("not checked: {what} ({error})\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+fn me() -> u32 {
+    crate::sys::user()
+}
+
+/// A stream to a rendezvous of this user.
+#[track_caller]
+fn connect(name: &[u8]) -> OwnedFd {
+    match find(name, me(), soon()).unwrap() {
+        Found::Line(line) => line,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The next of this user, waited for.
+#[track_caller]
+fn accept_line(rendezvous: &OwnedFd) -> OwnedFd {
+    let until = soon();
+    loop {
+        match accept(rendezvous.as_fd(), me()).unwrap() {
+            Accepted::Line(line) => return line,
+            Accepted::Stranger(stranger) => dismiss(stranger, b"refused"),
+            Accepted::None => {
+                assert_eq!(
+                    wait::poll(&[rendezvous.as_fd()], Some(until)).unwrap(),
+                    [true]
+                );
+            }
+        }
+    }
+}
+
+/// The address that a socket is bound to, without its first zero.
+fn name_of(socket: &OwnedFd) -> Vec<u8> {
+    let addr = rustix::net::getsockname(socket).unwrap();
+    let addr = rustix::net::SocketAddrUnix::try_from(addr).unwrap();
+    addr.abstract_name().unwrap().to_vec()
+}
+
+fn is_nonblocking(fd: &OwnedFd) -> bool {
+    !crate::sys::is_blocking(fd.as_fd())
 }
 
 #[test]
@@ -32,74 +86,107 @@ fn two_meet_and_pass() {
     let listener = listen(&name).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
-            let stream = connect(&name, PATIENCE).unwrap();
-            send(stream.as_fd(), b"mine", &[listener.as_fd()]).unwrap();
+            let stream = connect(&name);
+            assert!(is_nonblocking(&stream));
+            send(stream.as_fd(), b"hello", &[], Some(soon())).unwrap();
+            let frame = receive(stream.as_fd(), Some(soon())).unwrap();
+            assert_eq!((&frame.bytes[..], frame.fds.len()), (&b"yours"[..], 1));
+            assert_eq!(frame.pid, Some(std::process::id()));
+            send(stream.as_fd(), b"mine", &[listener.as_fd()], Some(soon())).unwrap();
         });
-        let stream = accept(listener.as_fd()).unwrap();
-        set_timeout(stream.as_fd(), PATIENCE).unwrap();
+        let stream = accept_line(&listener);
+        assert!(is_nonblocking(&stream));
         let peer = peer(stream.as_fd()).unwrap();
         assert_eq!(peer.pid, Some(std::process::id()));
-        let (payload, fds) = receive(stream.as_fd()).unwrap();
-        assert_eq!((&payload[..], fds.len()), (&b"mine"[..], 1));
+        let frame = receive(stream.as_fd(), Some(soon())).unwrap();
+        assert_eq!((&frame.bytes[..], frame.fds.len()), (&b"hello"[..], 0));
+        assert_eq!(frame.pid, Some(std::process::id()));
+        send(stream.as_fd(), b"yours", &[listener.as_fd()], Some(soon())).unwrap();
+        let frame = receive(stream.as_fd(), Some(soon())).unwrap();
+        assert_eq!((&frame.bytes[..], frame.fds.len()), (&b"mine"[..], 1));
     });
 }
 
 #[test]
 fn a_name_may_hold_any_bytes() {
     let mut long = name();
-    long.resize(107, b'-');
+    long.resize(90, b'-');
     let mut zeros = name();
-    zeros.extend([0, 255, 0]);
+    zeros.extend([0, 255, 0, b'\n', b' ', b'@']);
     for name in [&long, &zeros] {
         let listener = listen(name).unwrap();
-        connect(name, PATIENCE).unwrap();
-        accept(listener.as_fd()).unwrap();
+        let other = listen(name).unwrap();
+        connect(name);
+        drop(accept_line(&listener));
+        drop(listener);
+        connect(name);
+        drop(accept_line(&other));
     }
     // A zero more is another name.
     zeros.push(0);
-    let error = connect(&zeros, PATIENCE).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-    long.push(b'-');
+    assert!(matches!(find(&zeros, me(), soon()).unwrap(), Found::Nobody));
+    long.resize(108, b'-');
     let error = listen(&long).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-    let error = connect(&long, PATIENCE).unwrap_err();
+    let error = find(&long, me(), soon()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
 }
 
 #[test]
-fn a_name_is_one_listeners() {
+fn a_name_that_is_taken_is_no_obstacle() {
     let name = name();
-    let error = connect(&name, PATIENCE).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+    assert!(matches!(find(&name, me(), soon()).unwrap(), Found::Nobody));
     let first = listen(&name).unwrap();
-    let error = listen(&name).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
+    assert_eq!(name_of(&first), name);
+    let second = listen(&name).unwrap();
+    assert!(name_of(&second).starts_with(&[&name[..], b"/"].concat()));
+    assert!(is_named(&name_of(&second), &name));
+    // Closed, it holds the name as long as a descriptor is left.
     close(first.as_fd()).unwrap();
-    // It is not free as long as somebody has the listener.
-    let error = listen(&name).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
-    drop(first);
-    // A process that another test starts may have it until it calls exec.
-    let end = Instant::now() + PATIENCE;
-    while let Err(error) = listen(&name) {
-        assert!(Instant::now() < end, "{error}");
+    connect(&name);
+    drop(accept_line(&second));
+    close(second.as_fd()).unwrap();
+    assert!(matches!(find(&name, me(), soon()).unwrap(), Found::Refused));
+    drop((first, second));
+    // A process that another test starts may have them until it calls exec.
+    let end = soon();
+    while !matches!(find(&name, me(), soon()).unwrap(), Found::Nobody) {
+        assert!(Instant::now() < end);
         thread::yield_now();
     }
 }
 
 #[test]
-fn close_wakes_who_accepts() {
+fn only_names_of_its_own_are_of_a_name() {
+    assert!(is_named(b"a", b"a"));
+    assert!(is_named(b"a/0123456789abcdef", b"a"));
+    assert!(is_named(&own_name(b"a"), b"a"));
+    assert_ne!(own_name(b"a"), own_name(b"a"));
+    for other in [
+        &b""[..],
+        b"b",
+        b"a/",
+        b"a/0123456789abcde",
+        b"a/0123456789abcdef0",
+        b"a/0123456789abcdeF",
+        b"a0123456789abcdef",
+        b"a/0123456789abcde/",
+        b"aa",
+    ] {
+        assert!(!is_named(other, b"a"), "{other:?}");
+    }
+}
+
+#[test]
+fn close_wakes_who_polls() {
     let listener = listen(&name()).unwrap();
     let copy = listener.try_clone().unwrap();
     thread::scope(|scope| {
-        let accepting = scope.spawn(|| accept(copy.as_fd()));
-        // Most likely it waits by then; the error is the same if not.
-        thread::sleep(Duration::from_millis(50));
+        let polling = scope.spawn(|| wait::poll(&[copy.as_fd()], Some(soon())));
         close(listener.as_fd()).unwrap();
-        let error = accepting.join().unwrap().unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
+        assert_eq!(polling.join().unwrap().unwrap(), [true]);
     });
-    let error = accept(listener.as_fd()).unwrap_err();
+    let error = accept(listener.as_fd(), me()).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
     // Twice is as good as once.
     close(listener.as_fd()).unwrap();
@@ -109,61 +196,59 @@ fn close_wakes_who_accepts() {
 fn who_connected_before_a_close_is_accepted_after_it() {
     let name = name();
     let listener = listen(&name).unwrap();
-    let early = connect(&name, PATIENCE).unwrap();
+    let early = connect(&name);
     close(listener.as_fd()).unwrap();
-    let error = connect(&name, PATIENCE).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-    let stream = accept(listener.as_fd()).unwrap();
-    send(early.as_fd(), b"early", &[]).unwrap();
-    assert_eq!(receive(stream.as_fd()).unwrap().0, b"early");
-    let error = accept(listener.as_fd()).unwrap_err();
+    assert!(matches!(find(&name, me(), soon()).unwrap(), Found::Refused));
+    let stream = accept_line(&listener);
+    send(early.as_fd(), b"early", &[], None).unwrap();
+    assert_eq!(receive(stream.as_fd(), None).unwrap().bytes, b"early");
+    let error = accept(listener.as_fd(), me()).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::EINVAL), "{error}");
 }
 
 #[test]
-fn a_connect_waits_no_longer_than_its_timeout() {
+fn an_end_refuses_who_connected() {
+    let name = name();
+    let listener = listen(&name).unwrap();
+    let early = connect(&name);
+    end(listener, b"closed");
+    assert_eq!(
+        receive(early.as_fd(), Some(soon())).unwrap().bytes,
+        b"closed"
+    );
+    assert!(matches!(
+        find(&name, me(), soon()).unwrap(),
+        Found::Nobody | Found::Refused
+    ));
+}
+
+#[test]
+fn accept_waits_for_nothing() {
+    let listener = listen(&name()).unwrap();
+    assert!(matches!(
+        accept(listener.as_fd(), me()).unwrap(),
+        Accepted::None
+    ));
+}
+
+#[test]
+fn a_full_queue_is_waited_for_and_no_longer_than_asked() {
     const SHORT: Duration = Duration::from_millis(50);
     let name = name();
     // With room for one, which listen(2) gives to two.
     let listener = listen(&name).unwrap();
     rustix::net::listen(&listener, 1).unwrap();
-    let mut waiting = Vec::new();
+    let _waiting = [connect(&name), connect(&name)];
     let start = Instant::now();
-    let error = loop {
-        match connect(&name, SHORT) {
-            Ok(stream) => waiting.push(stream),
-            Err(error) => break error,
-        }
-    };
-    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-    assert_eq!(waiting.len(), 2);
+    let found = find(&name, me(), start + SHORT).unwrap();
+    assert!(matches!(found, Found::Busy), "{found:?}");
     assert!(start.elapsed() >= SHORT);
-    // And so is every later wait.
-    let error = receive(waiting[0].as_fd()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-}
-
-#[test]
-fn both_learn_who_the_other_is() {
-    const NOBODY: u32 = 65_534;
-    let name = name();
-    let listener = listen(&name).unwrap();
-    let stream = on_thread(|| {
-        let uid = rustix::process::Uid::from_raw(NOBODY);
-        // The system call itself, which acts on one thread; libc's setresuid acts on all.
-        match rustix::thread::set_thread_res_uid(uid, uid, uid) {
-            Ok(()) => Some(connect(&name, PATIENCE).unwrap()),
-            Err(error) => {
-                skip("a peer of another user", error);
-                None
-            }
-        }
+    thread::scope(|scope| {
+        let third = scope.spawn(|| connect(&name));
+        thread::sleep(SHORT);
+        drop(accept_line(&listener));
+        third.join().unwrap();
     });
-    let Some(stream) = stream else { return };
-    let accepted = accept(listener.as_fd()).unwrap();
-    assert_eq!(peer(accepted.as_fd()).unwrap().uid, NOBODY);
-    let uid = rustix::process::geteuid().as_raw();
-    assert_eq!(peer(stream.as_fd()).unwrap().uid, uid);
 }
 
 #[test]
@@ -178,11 +263,47 @@ fn two_namespaces_do_not_meet() {
             skip("another network namespace", error);
             return;
         }
-        let error = connect(&name, PATIENCE).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+        assert!(matches!(find(&name, me(), soon()).unwrap(), Found::Nobody));
         // The name is free here.
-        let _own = listen(&name).unwrap();
-        connect(&name, PATIENCE).unwrap();
+        let own = listen(&name).unwrap();
+        assert_eq!(name_of(&own), name);
+        connect(&name);
     });
-    connect(&name, PATIENCE).unwrap();
+    connect(&name);
+}
+
+/// Who answers is told by what it sends: a rendezvous outlives the process that opened it.
+#[test]
+fn a_line_tells_who_answers_and_not_who_listened() {
+    let test = "sys::linux::meet::tests::a_line_tells_who_answers_and_not_who_listened";
+    match role().as_deref() {
+        None => {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let opener = Child::start(test, "opener", Some(theirs.into()));
+            let opened_by = opener.id();
+            let frame = receive(ours.as_fd(), Some(soon())).unwrap();
+            opener.passes();
+            let rendezvous = frame.fds.into_iter().next().unwrap();
+            let server = Child::start(test, "server", Some(rendezvous));
+            let line = connect(&frame.bytes);
+            assert_eq!(peer(line.as_fd()).unwrap().pid, Some(opened_by));
+            send(line.as_fd(), b"hello", &[], Some(soon())).unwrap();
+            let frame = receive(line.as_fd(), Some(soon())).unwrap();
+            assert_eq!(&frame.bytes[..], std::process::id().to_string().as_bytes());
+            assert_eq!(frame.pid, Some(server.id()));
+            server.passes();
+        }
+        Some("opener") => {
+            let name = name();
+            let rendezvous = listen(&name).unwrap();
+            let to = std::io::stdin();
+            send(to.as_fd(), &name, &[rendezvous.as_fd()], Some(soon())).unwrap();
+        }
+        Some(_) => {
+            let rendezvous = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
+            let line = accept_line(&rendezvous);
+            let pid = receive(line.as_fd(), Some(soon())).unwrap().pid.unwrap();
+            send(line.as_fd(), pid.to_string().as_bytes(), &[], Some(soon())).unwrap();
+        }
+    }
 }

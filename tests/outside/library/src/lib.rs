@@ -7,10 +7,10 @@ use reuseport::Net;
 /// Echoes so many connections, one after another.
 pub async fn serve<R: Net>(listener: R::TcpListener, connections: usize) -> io::Result<()> {
     for _ in 0..connections {
-        let (mut stream, _) = R::accept(&listener).await?;
+        let (stream, _) = R::accept(&listener).await?;
         let mut buf = [0; 1024];
-        while let n @ 1.. = R::read(&mut stream, &mut buf).await? {
-            R::write_all(&mut stream, &buf[..n]).await?;
+        while let n @ 1.. = R::read(&stream, &mut buf).await? {
+            R::write_all(&stream, &buf[..n]).await?;
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use reuseport::{Net, ReusePort};
 
 use crate::{serve, serve_packets};
 
+#[derive(Clone, Copy, Debug)]
 struct Blocking;
 
 impl ReusePort for Blocking {
@@ -39,12 +40,20 @@ impl Net for Blocking {
         listener.accept()
     }
 
-    async fn read(stream: &mut TcpStream, buf: &mut [u8]) -> io::Result<usize> {
-        stream.read(buf)
+    fn poll_read(
+        mut stream: &TcpStream,
+        _: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(stream.read(buf))
     }
 
-    async fn write_all(stream: &mut TcpStream, buf: &[u8]) -> io::Result<()> {
-        stream.write_all(buf)
+    fn poll_write(
+        mut stream: &TcpStream,
+        _: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(stream.write(buf))
     }
 
     async fn recv_from(socket: &UdpSocket, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {

@@ -1,10 +1,14 @@
+use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use ::async_io::Async;
-use reuseport::{Net, ReusePort};
+use ::async_io::{Async, Timer};
+use reuseport::{Net, ReusePort, Runtime};
 
 /// The reactor under smol and async-std, with nothing above it.
+#[derive(Clone, Copy, Debug)]
 pub struct AsyncIo;
 
 impl ReusePort for AsyncIo {
@@ -30,18 +34,36 @@ impl Net for AsyncIo {
         listener.accept().await
     }
 
-    async fn read(stream: &mut Async<TcpStream>, buf: &mut [u8]) -> io::Result<usize> {
-        stream.read_with(|mut stream| stream.read(buf)).await
+    fn poll_read(
+        stream: &Async<TcpStream>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match stream.get_ref().read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+            // The first may be the event of an earlier call; then the second asks the system anew.
+            ready!(stream.poll_readable(cx))?;
+            ready!(stream.poll_readable(cx))?;
+        }
     }
 
-    async fn write_all(stream: &mut Async<TcpStream>, mut buf: &[u8]) -> io::Result<()> {
-        while !buf.is_empty() {
-            match stream.write_with(|mut stream| stream.write(buf)).await? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                n => buf = &buf[n..],
+    fn poll_write(
+        stream: &Async<TcpStream>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            match stream.get_ref().write(buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
             }
+            // The first may be the event of an earlier call; then the second asks the system anew.
+            ready!(stream.poll_writable(cx))?;
+            ready!(stream.poll_writable(cx))?;
         }
-        Ok(())
     }
 
     async fn recv_from(
@@ -64,5 +86,17 @@ impl Net for AsyncIo {
     async fn lookup(host: &str) -> io::Result<Vec<SocketAddr>> {
         let host = host.to_owned();
         blocking::unblock(move || host.to_socket_addrs().map(Iterator::collect)).await
+    }
+}
+
+/// Each task has a thread, and all share the reactor.
+impl Runtime for AsyncIo {
+    fn spawn(task: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        let thread = std::thread::Builder::new();
+        thread.spawn(|| ::async_io::block_on(task)).map(drop)
+    }
+
+    async fn sleep(duration: Duration) {
+        Timer::after(duration).await;
     }
 }

@@ -4,6 +4,7 @@ use ::mio::net::{TcpListener, TcpStream, UdpSocket};
 use reuseport::ReusePort;
 
 /// Sockets for a loop of one's own. Nothing in them waits, and so there is no `Net`.
+#[derive(Clone, Copy, Debug)]
 pub struct Mio;
 
 impl ReusePort for Mio {

@@ -5,6 +5,7 @@ use ::monoio::net::{TcpListener, TcpStream};
 use reuseport::ReusePort;
 
 /// Sockets that stay on the thread of their runtime, which `Net` would not take.
+#[derive(Clone, Copy, Debug)]
 pub struct Monoio;
 
 impl ReusePort for Monoio {

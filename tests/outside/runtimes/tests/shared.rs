@@ -84,13 +84,13 @@ fn async_io_runs_a_library() {
     let own = AsyncIo::listen("127.0.0.1:0").unwrap();
     let client = async {
         let own_addr = own.get_ref().local_addr()?;
-        let mut stream = AsyncIo::dial(own_addr, addr).await?;
+        let stream = AsyncIo::dial(own_addr, addr).await?;
         assert_eq!(stream.get_ref().local_addr()?, own_addr);
-        AsyncIo::write_all(&mut stream, b"hello").await?;
+        AsyncIo::write_all(&stream, b"hello").await?;
         stream.get_ref().shutdown(Shutdown::Write)?;
         let mut echo: Vec<u8> = Vec::new();
         let mut buf = [0; 16];
-        while let n @ 1.. = AsyncIo::read(&mut stream, &mut buf).await? {
+        while let n @ 1.. = AsyncIo::read(&stream, &mut buf).await? {
             echo.extend(&buf[..n]);
         }
         assert_eq!(echo, b"hello");

@@ -1,0 +1,294 @@
+//! What the handles of a generation share with its thread.
+//!
+//! The thread holds the lock of the driver while it works, and takes the group's lock under it; a handle
+//! takes neither: it leaves a command, and rings.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::driver::{self, Driver};
+use crate::error::Error;
+use crate::group::{Drained, Guarantee, Shared, Signal};
+use crate::sys::{self, Kind, wait::Bell};
+use crate::trace;
+
+/// How long a takeover may take: one second more than a handshake whose client has vanished takes to
+/// end, with the kernel's default of five answers (net.ipv4.tcp_synack_retries).
+const TAKEOVER: Duration = Duration::from_secs(64);
+
+/// How long a stop may take: a client that is there has answered by then also where three SYN-ACKs were
+/// lost, and one that is not there is not waited for.
+pub(super) const STOP: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) shared: Arc<Shared>,
+    pub(super) addr: SocketAddr,
+    pub(super) kind: Kind,
+    /// The user that opened the sockets, whatever this process has become since.
+    pub(super) owner: u32,
+    pub(super) guarantee: Guarantee,
+    pub(super) predecessor: Option<super::Predecessor>,
+    pub(super) taken: Signal<Result<Drained, Error>>,
+    /// Nothing more comes.
+    pub(super) relieved: Signal<()>,
+    /// Fresh connections have had time besides.
+    pub(super) shutdown: Signal<()>,
+    /// Whether clients should find another process from now on.
+    pub(super) is_ending: AtomicBool,
+    /// What was left to accept when nothing more came; or why it does not serve.
+    outcome: Mutex<Result<Drained, Error>>,
+    pub(super) settings: Mutex<Settings>,
+    asked: AtomicBool,
+    /// Whether the takeover was begun by a future that tells only when to end.
+    is_plain: AtomicBool,
+    /// None when its thread has ended for good.
+    commands: Mutex<Option<Vec<Command>>>,
+    driver: Mutex<Driver>,
+    thread: Mutex<Thread>,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    /// What fresh connections have for their first request.
+    pub(super) grace: Duration,
+    /// What handshakes have, and the workers for accepting; the defaults differ.
+    pub(super) timeout: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    bell: Arc<Bell>,
+    /// The process in which it runs: a child that was forked has none.
+    pid: Option<u32>,
+}
+
+/// What the program asks for.
+#[derive(Debug)]
+pub(super) enum Command {
+    TakeOver(Option<Instant>),
+    Stop,
+    Drop,
+}
+
+impl Core {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        driver: Driver,
+        predecessor: Option<super::Predecessor>,
+    ) -> io::Result<Self> {
+        let (addr, kind, owner, guarantee) = {
+            let mut state = shared.state();
+            let guarantee = state.passing_guarantee();
+            (state.addr(), state.kind(), state.owner(), guarantee)
+        };
+        Ok(Self {
+            shared,
+            addr,
+            kind,
+            owner,
+            guarantee,
+            predecessor,
+            taken: Signal::new(),
+            relieved: Signal::new(),
+            shutdown: Signal::new(),
+            is_ending: AtomicBool::new(false),
+            outcome: Mutex::new(Ok(Drained::default())),
+            settings: Mutex::new(Settings {
+                grace: Duration::from_secs(5),
+                timeout: None,
+            }),
+            asked: AtomicBool::new(false),
+            is_plain: AtomicBool::new(false),
+            commands: Mutex::new(Some(Vec::new())),
+            driver: Mutex::new(driver),
+            thread: Mutex::new(Thread {
+                bell: Arc::new(Bell::new()?),
+                pid: None,
+            }),
+        })
+    }
+
+    pub(super) fn driver(&self) -> MutexGuard<'_, Driver> {
+        self.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn command_list(&self) -> MutexGuard<'_, Option<Vec<Command>>> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn commands(&self) -> Vec<Command> {
+        self.command_list()
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Takes no command any more, unless one has just come.
+    pub(super) fn close(&self) -> bool {
+        let mut list = self.command_list();
+        let is_empty = list.as_ref().is_none_or(Vec::is_empty);
+        if is_empty {
+            *list = None;
+        }
+        is_empty
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Thread> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn bell(&self) -> Arc<Bell> {
+        Arc::clone(&self.thread().bell)
+    }
+
+    /// Starts the thread, unless it runs in this process.
+    pub(super) fn start(self: &Arc<Self>) -> Result<(), Error> {
+        sys::fork::prepare();
+        let me = std::process::id();
+        let mut thread = self.thread();
+        if thread.pid == Some(me) {
+            return Ok(());
+        }
+        let mut started = || {
+            if thread.pid.is_some() {
+                // The parent's thread waits for the other one.
+                thread.bell = Arc::new(Bell::new()?);
+            }
+            let core = Arc::clone(self);
+            thread::Builder::new()
+                .name("reuseport-gen".to_owned())
+                .spawn(move || driver::run(&core))
+        };
+        started().map_err(|error| {
+            let what = format!("cannot start a thread for the generation on {}", self.addr);
+            let why = sys::resource_reason(&error);
+            Error::system(what, error).at(self.addr).why(why)
+        })?;
+        thread.pid = Some(me);
+        Ok(())
+    }
+
+    /// Leaves a command for the thread; an error where the thread cannot be woken.
+    pub(super) fn command(&self, command: Command) -> Result<(), Error> {
+        match &mut *self.command_list() {
+            Some(list) => list.push(command),
+            None => return Err(self.has_ended()),
+        }
+        self.bell().ring().map_err(|error| {
+            drop(self.commands());
+            let what = format!("cannot wake the thread of the generation on {}", self.addr);
+            Error::system(what, error).at(self.addr)
+        })
+    }
+
+    pub(super) fn has_ended(&self) -> Error {
+        let what = format!("cannot take over {}", self.addr);
+        let why = "this process has been told to end";
+        Error::refused(io::ErrorKind::ConnectionAborted, what, why).at(self.addr)
+    }
+
+    /// Takes over, unless that has begun.
+    pub(super) fn take_over(self: &Arc<Self>, timeout: Duration) -> Result<(), Error> {
+        self.start()?;
+        if self.asked.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.begin(timeout)
+    }
+
+    fn begin(&self, timeout: Duration) -> Result<(), Error> {
+        // There is nothing to wait for.
+        if self.predecessor.is_none() {
+            self.taken.put(Ok(Drained::default()));
+            return Ok(());
+        }
+        // It may have been told before it was asked, where the predecessor has died.
+        self.taken.clear_if(|taken| taken.is_err());
+        let until = Instant::now().checked_add(timeout);
+        self.command(Command::TakeOver(until))
+            .inspect_err(|_| self.asked.store(false, Ordering::SeqCst))
+    }
+
+    /// As [`take_over`](Self::take_over), for a server that is told only when to end.
+    pub(super) fn take_over_at_once(self: &Arc<Self>) {
+        // What has been told to end does not begin.
+        let is_ending = self.is_ending.load(Ordering::SeqCst);
+        if is_ending || self.asked.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.is_plain.store(true, Ordering::SeqCst);
+        let timeout = self.settings().timeout.unwrap_or(TAKEOVER);
+        let begun = self.start().and_then(|()| self.begin(timeout));
+        if let Err(error) = begun.inspect_err(trace::refused) {
+            self.put_outcome(Err(error));
+            self.stop();
+        }
+    }
+
+    /// Tells how the takeover went; `again` says that it can be asked for once more.
+    pub(super) fn tell(&self, outcome: Result<Drained, Error>, again: bool) {
+        let refusal = outcome.as_ref().err().cloned();
+        let is_plain = self.is_plain.load(Ordering::SeqCst);
+        if again && !is_plain {
+            self.asked.store(false, Ordering::SeqCst);
+        }
+        self.taken.put(outcome);
+        match refusal {
+            // Its members get nothing, and the predecessor goes on.
+            Some(error) if is_plain => {
+                self.put_outcome(Err(error));
+                if again {
+                    self.end(self.command(Command::Stop));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells the thread to stop.
+    pub(super) fn stop(self: &Arc<Self>) {
+        self.is_ending.store(true, Ordering::SeqCst);
+        self.end(self.start().and_then(|()| self.command(Command::Stop)));
+    }
+
+    /// Ends at once where no thread can wait for what is left, or it has ended.
+    fn end(&self, told: Result<(), Error>) {
+        if told.is_err() {
+            self.relieved.put(());
+            self.shutdown.put(());
+        }
+    }
+
+    pub(super) fn put_outcome(&self, outcome: Result<Drained, Error>) {
+        let mut now = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        // The first error is why.
+        if now.is_ok() {
+            *now = outcome;
+        }
+    }
+
+    pub(super) fn outcome(&self) -> Result<Drained, Error> {
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        outcome.clone()
+    }
+
+    pub(super) fn settings(&self) -> MutexGuard<'_, Settings> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn predecessor_pid(&self) -> Option<u32> {
+        self.predecessor.as_ref().and_then(super::Predecessor::pid)
+    }
+
+    pub(super) fn cannot_lend(&self, error: io::Error) -> Error {
+        let what = format!("cannot pass {} on to the next process", self.addr);
+        let why = sys::pass::reason(&error);
+        Error::system(what, error).at(self.addr).why(why)
+    }
+}

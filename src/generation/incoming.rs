@@ -1,0 +1,164 @@
+//! Accepting that ends when the server is to end, for loops of the caller's own.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use super::core::Core;
+use super::{Generation, Relieved};
+use crate::runtime::Net;
+use crate::sys;
+
+/// The connections that come to a listener until its process is relieved or has [stopped](Generation::stop).
+///
+/// The first [`accept`](Self::accept) takes over from the process that serves. When nothing more can come it
+/// returns `None`, and the listener is closed. Nothing that came is left in the queue. Then the server ends
+/// its connections, and itself.
+///
+/// hyper hangs up on a connection that has not asked yet when it is told to end. So await
+/// [`Generation::shutdown`] between the `None` and hyper-util's `GracefulShutdown::shutdown`.
+///
+/// ```no_run
+/// # #[cfg(all(target_os = "linux", feature = "smol"))] {
+/// use reuseport::{Net, Serve, Smol};
+///
+/// smol::block_on(async {
+///     let (listener, generation) = Smol::serve("[::]:8881")?;
+///     let mut incoming = generation.incoming::<Smol>(listener);
+///     while let Some(accepted) = incoming.accept().await {
+///         let Ok((stream, _)) = accepted else { continue };
+///         smol::spawn(async move { Smol::write_all(&stream, b"hello\n").await }).detach();
+///     }
+///     generation.outcome()?;
+///     Ok::<(), std::io::Error>(())
+/// })?;
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// What takes a stream gets one by futures-util's `unfold`:
+///
+/// ```
+/// # use futures_util::stream::{Stream, unfold};
+/// # use reuseport::{Incoming, Net};
+/// # type Accepted<R> = std::io::Result<(<R as reuseport::ReusePort>::TcpStream, std::net::SocketAddr)>;
+/// fn stream<R: Net>(incoming: Incoming<R>) -> impl Stream<Item = Accepted<R>> {
+///     unfold(incoming, |mut incoming| async move {
+///         incoming.accept().await.map(|accepted| (accepted, incoming))
+///     })
+/// }
+/// ```
+pub struct Incoming<R: Net> {
+    /// None when nothing more comes.
+    listener: Option<R::TcpListener>,
+    core: Arc<Core>,
+    relieved: Relieved,
+}
+
+impl Generation {
+    /// The connections of one listener, until this process is to end: see [`Incoming`].
+    ///
+    /// Each worker has one, for the listener of its member.
+    ///
+    /// ```no_run
+    /// # #[cfg(all(target_os = "linux", feature = "std"))] {
+    /// use reuseport::{Serve, Std};
+    ///
+    /// let (listener, generation) = Std::serve("[::]:8881")?;
+    /// for accepted in generation.incoming::<Std>(listener) { /* serve it */ }
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn incoming<R: Net>(&self, listener: R::TcpListener) -> Incoming<R> {
+        Incoming {
+            listener: Some(listener),
+            core: Arc::clone(self.core()),
+            relieved: self.relieved(),
+        }
+    }
+}
+
+impl<R: Net> Incoming<R> {
+    /// Waits for the next connection; `None` when no more can come.
+    ///
+    /// With [`Std`](crate::Std) it blocks, as [`Net::accept`] does. Dropping the future loses no
+    /// connection.
+    ///
+    /// ```no_run
+    /// # #[cfg(all(target_os = "linux", feature = "smol"))] {
+    /// use reuseport::{Serve, Smol};
+    ///
+    /// # async fn serve() -> std::io::Result<()> {
+    /// let (listener, generation) = Smol::serve("[::]:8881")?;
+    /// let mut incoming = generation.incoming::<Smol>(listener);
+    /// while let Some(accepted) = incoming.accept().await { /* serve it */ }
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As accept(2); the listener goes on after any of them. When the process has no descriptors left, wait
+    /// a little and accept again.
+    pub async fn accept(&mut self) -> Option<io::Result<(R::TcpStream, SocketAddr)>> {
+        self.core.take_over_at_once();
+        let accepted = {
+            let listener = self.listener.as_ref()?;
+            let mut accept = pin!(R::accept(listener));
+            let relieved = &mut self.relieved;
+            // What has come is accepted before the end is.
+            poll_fn(|context| match accept.as_mut().poll(context) {
+                Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+                Poll::Pending => Pin::new(&mut *relieved).poll(context).map(|()| None),
+            })
+            .await
+        };
+        match accepted {
+            // It was taken out of the group, which wakes a worker that waits in the kernel.
+            Some(Err(_)) if !self.listens() => self.listener = None,
+            Some(accepted) => return Some(accepted),
+            None => self.listener = None,
+        }
+        None
+    }
+
+    fn listens(&self) -> bool {
+        let listener = self.listener.as_ref();
+        listener.is_none_or(|listener| sys::is_listening(sys::borrow(listener)).unwrap_or(true))
+    }
+
+    /// The listener, which accepts on.
+    ///
+    /// `None` when nothing more comes.
+    ///
+    /// ```no_run
+    /// # #[cfg(all(target_os = "linux", feature = "std"))] {
+    /// use reuseport::{Serve, Std};
+    ///
+    /// let (listener, generation) = Std::serve("[::]:8881")?;
+    /// let incoming = generation.incoming::<Std>(listener);
+    /// if let Some(listener) = incoming.get_ref() {
+    ///     println!("{} wait", reuseport::queue(listener)?.waiting);
+    /// }
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn get_ref(&self) -> Option<&R::TcpListener> {
+        self.listener.as_ref()
+    }
+}
+
+impl<R: Net> fmt::Debug for Incoming<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("is_open", &self.listener.is_some())
+            .finish_non_exhaustive()
+    }
+}

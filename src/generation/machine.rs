@@ -1,0 +1,275 @@
+//! What a generation does next: a plain state machine, without a descriptor, a clock or a thread.
+//!
+//! One process is in one state at a time. On its way through life it is a successor first, and a
+//! predecessor later:
+//!
+//! ```text
+//!            take_over         Go            nothing left        Closed
+//!   Beside ───────────> Asking ──> Draining ─────────────> Parting ──> Serving
+//!      │ predecessor died                │ predecessor died              │ a successor arrives
+//!      └──────────────────> Ending <─────┘                               v
+//!                              │ counted once more                    Lending ──> Serving, when it gives up
+//!                              └──────────> Serving                      │ Taking
+//!                                                                        v
+//!                                            Relieved <── Letting <── Passing ──> Serving, when it dies
+//!                                                  Taken        Empty
+//! ```
+//!
+//! Told to stop, a process lets no new client in and accepts what is under way (Stopping); one that serves
+//! does so at once, one that is taking over when it has, and one that has not taken over gives up.
+//!
+//! Listeners are hidden when they are empty. UDP sockets are not, because what is hidden cannot answer: they
+//! get nothing, and are removed when their owners have closed them. Under connection ids the predecessor
+//! keeps its sockets for its flows (Keeping). Where the kernel refuses a step, the
+//! machine hears [`Event::Failed`] and goes back, or tries again when its patience is over.
+
+mod terms;
+
+use std::time::Duration;
+
+use super::wire::Word;
+pub(crate) use terms::{Action, Event, Mode, Peer, State};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Machine {
+    state: State,
+    mode: Mode,
+    /// Whether the program has dropped its handle, so that no successor may come.
+    dropped: bool,
+    /// Whether another successor has taken the place of this one.
+    superseded: bool,
+    /// Whether the program has asked to end.
+    stops: bool,
+}
+
+use Action::{
+    Admit, Close, Drain, Forget, Freeze, Hide, Lend, Program, Relieve, Remove, Retreat, Say,
+    TakeBack, Taken, Thaw, Withdraw,
+};
+use Peer::{Predecessor, Successor};
+
+impl Machine {
+    pub(crate) fn first(mode: Mode) -> Self {
+        Self::new(State::Serving, mode)
+    }
+
+    pub(crate) fn successor(mode: Mode) -> Self {
+        Self::new(State::Beside, mode)
+    }
+
+    fn new(state: State, mode: Mode) -> Self {
+        Self {
+            state,
+            mode,
+            dropped: false,
+            superseded: false,
+            stops: false,
+        }
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(crate) fn is_dropped(&self) -> bool {
+        self.dropped
+    }
+
+    /// Whether the program has asked to end.
+    pub(crate) fn stops(&self) -> bool {
+        self.stops
+    }
+
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.superseded
+    }
+
+    /// After so long in this state, [`Event::Expired`] is due.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        match self.state {
+            // It answers at once, unless it hangs.
+            State::Asking => Some(Duration::from_secs(1)),
+            // Frameworks close their listeners within seconds, or never.
+            State::Parting => Some(Duration::from_secs(10)),
+            State::Orphan | State::Removing => Some(Duration::from_millis(100)),
+            _ => None,
+        }
+    }
+
+    /// Whether a successor that has come is to be heard of: at once, or when the one that is here has had
+    /// its time.
+    pub(crate) fn takes_arrival(&self, since: Duration) -> bool {
+        /// A successor that has not taken over by then is taken to hang.
+        const GRACE: Duration = Duration::from_secs(5);
+        match self.state {
+            State::Serving | State::Stopping => true,
+            // Its UDP sockets may still have something to answer.
+            State::Parting => self.mode == Mode::Connections,
+            State::Lending => since >= GRACE,
+            _ => false,
+        }
+    }
+
+    /// Whether there is something to count.
+    pub(crate) fn counts(&self) -> bool {
+        matches!(
+            self.state,
+            State::Draining | State::Ending | State::Stopping
+        )
+    }
+
+    /// Whether nothing will happen any more.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, State::Relieved | State::Over)
+    }
+
+    /// The actions that are due, in this order.
+    pub(crate) fn on(&mut self, event: Event) -> Vec<Action> {
+        self.dropped |= event == Event::Dropped;
+        self.stops |= event == Event::Stop;
+        let (state, mut actions) = self.next(event);
+        self.state = state;
+        match state {
+            State::Serving if self.stops => {
+                self.state = State::Stopping;
+                actions.push(Action::Stop);
+            }
+            // It goes on as a group of its own, which no successor finds.
+            State::Serving if self.dropped => {
+                self.state = State::Over;
+                actions.push(Close);
+            }
+            State::Beside if self.stops || self.dropped => {
+                self.state = State::Over;
+                actions.extend([Withdraw, Say(Predecessor, Word::GivingUp), Relieve, Close]);
+            }
+            _ => {}
+        }
+        actions
+    }
+
+    fn next(&mut self, event: Event) -> (State, Vec<Action>) {
+        use Event::{Arrived, Drained, Ended, Expired, Failed, Heard, LetGo, Nothing};
+        let stay = (self.state, Vec::new());
+        match (self.state, event) {
+            (State::Beside, Event::TakeOver) => {
+                (State::Asking, vec![Say(Predecessor, Word::Taking)])
+            }
+            (State::Beside | State::Asking, Heard(Predecessor, Word::Superseded)) => {
+                self.superseded = true;
+                (State::Over, vec![Withdraw, Relieve, Taken, Close])
+            }
+            (State::Beside | State::Asking, Ended(Predecessor))
+            | (State::Orphan, Expired | Event::TakeOver) => {
+                (State::Ending, vec![Program, Hide, Drain])
+            }
+            (State::Ending, Failed(Program)) => (State::Orphan, Vec::new()),
+            // Its members were taken out of the group, and it has not heard why.
+            (State::Draining | State::Ending, Nothing) => {
+                self.superseded = true;
+                (State::Over, vec![Relieve, Taken, Close])
+            }
+
+            (State::Asking, Heard(Predecessor, Word::Go) | Expired) => {
+                (State::Draining, vec![Program, Drain])
+            }
+            // It hung, and may have told the kernel otherwise before it heard.
+            (State::Draining, Heard(Predecessor, Word::Go)) => {
+                (State::Draining, vec![Program, Drain])
+            }
+            (State::Parting | State::Keeping, Heard(Predecessor, Word::Go)) => {
+                (self.state, vec![Program])
+            }
+            // Of what the predecessor has nothing is known, so that it goes on.
+            (State::Draining, Failed(Program | Drain)) => {
+                let back = Say(Predecessor, Word::Back);
+                (State::Beside, vec![Retreat, back, Taken])
+            }
+            (State::Draining, Drained | Expired) => match self.mode {
+                Mode::Connections => {
+                    let empty = Say(Predecessor, Word::Empty);
+                    (State::Parting, vec![empty, Hide, Taken])
+                }
+                Mode::Datagrams => (State::Parting, vec![Say(Predecessor, Word::Empty), Taken]),
+                Mode::Flows => (State::Keeping, vec![Say(Predecessor, Word::Empty), Taken]),
+            },
+            (State::Draining, Ended(Predecessor)) => (State::Ending, vec![Hide, Drain]),
+            (State::Ending, Drained | Expired) => (State::Serving, vec![Taken, Remove]),
+
+            (
+                State::Parting,
+                Heard(Predecessor, Word::Closed) | Ended(Predecessor) | Expired | Arrived,
+            )
+            | (State::Removing, Expired)
+            | (State::Keeping, Heard(Predecessor, Word::Closed) | Ended(Predecessor)) => {
+                (State::Serving, vec![Remove, Say(Predecessor, Word::Taken)])
+            }
+            (State::Serving, Failed(Remove)) => (State::Removing, Vec::new()),
+
+            (State::Over | State::Relieved, Event::TakeOver) => (self.state, vec![Taken]),
+            (State::Lending, Event::Stop) => (State::Stopping, vec![Action::Stop]),
+            (State::Parting, Event::Stop) => {
+                (State::Serving, vec![Remove, Say(Predecessor, Word::Taken)])
+            }
+            (State::Stopping, Failed(Remove)) => (State::Stopping, vec![Action::Stop]),
+            (State::Stopping, Drained | Expired) => (State::Over, vec![Relieve, Forget]),
+            (State::Stopping, Nothing) => {
+                let words = [Say(Successor, Word::Yield), Relieve, Forget];
+                (State::Over, words.to_vec())
+            }
+            // It is let in as before, and gets what is new.
+            (State::Stopping, Arrived) => (State::Stopping, vec![Lend]),
+            (State::Stopping, Failed(Lend | Admit)) => (
+                State::Stopping,
+                vec![Say(Successor, Word::Refused), TakeBack],
+            ),
+            (State::Stopping, Heard(Successor, Word::Mine)) => {
+                (State::Stopping, vec![Admit, Say(Successor, Word::Accepted)])
+            }
+            (State::Stopping, Heard(Successor, Word::GivingUp) | Ended(Successor)) => {
+                (State::Stopping, vec![TakeBack])
+            }
+
+            (State::Serving, Arrived) => (State::Lending, vec![Lend]),
+            (State::Lending, Failed(Lend)) => (
+                State::Serving,
+                vec![Say(Successor, Word::Refused), TakeBack],
+            ),
+            (State::Serving | State::Lending, Nothing) => {
+                let words = [Say(Successor, Word::Yield), Close, Relieve, Forget];
+                (State::Relieved, words.to_vec())
+            }
+            (State::Lending, Heard(Successor, Word::Mine)) => {
+                (State::Lending, vec![Admit, Say(Successor, Word::Accepted)])
+            }
+            (State::Lending, Failed(Admit)) => (
+                State::Serving,
+                vec![Say(Successor, Word::Refused), TakeBack],
+            ),
+            (State::Lending, Arrived) => (
+                State::Lending,
+                vec![Say(Successor, Word::Superseded), TakeBack, Lend],
+            ),
+            (State::Lending, Heard(Successor, Word::GivingUp) | Ended(Successor)) => {
+                (State::Serving, vec![TakeBack])
+            }
+            (State::Lending | State::Stopping, Heard(Successor, Word::Taking)) => {
+                (State::Passing, vec![Freeze, Say(Successor, Word::Go)])
+            }
+            (State::Passing, Heard(Successor, Word::Back)) if self.stops => {
+                (State::Stopping, vec![Thaw, Action::Stop])
+            }
+            (State::Passing, Heard(Successor, Word::Back)) => (State::Lending, vec![Thaw]),
+            (State::Passing, Ended(Successor)) => (State::Serving, vec![TakeBack]),
+            (State::Passing, Heard(Successor, Word::Empty)) => (State::Letting, vec![Relieve]),
+            (State::Letting, LetGo) => (State::Letting, vec![Say(Successor, Word::Closed)]),
+            (State::Letting, Heard(Successor, Word::Taken) | Ended(Successor)) => {
+                (State::Relieved, vec![Forget])
+            }
+            _ => stay,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

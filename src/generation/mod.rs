@@ -1,0 +1,354 @@
+//! Processes of a server that replace each other without losing a connection.
+
+mod core;
+mod driver;
+mod farewell;
+mod handover;
+mod incoming;
+#[cfg(feature = "tower")]
+mod layer;
+mod machine;
+mod open;
+mod options;
+mod request;
+mod serve;
+mod shutdown;
+mod wait;
+mod wire;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::core::{Command, Core};
+pub use self::farewell::Farewell;
+pub use self::incoming::Incoming;
+#[cfg(feature = "tower")]
+pub use self::layer::{FarewellFuture, FarewellService};
+pub use self::serve::Serve;
+pub use self::shutdown::Shutdown;
+use self::wait::Wait;
+pub use self::wait::{Relieved, TakeOver};
+use crate::error::Error;
+use crate::group::{Drained, Guarantee};
+use crate::trace;
+
+/// One process of a server that is restarted without losing a connection.
+///
+/// [`Options::generation`](crate::Options::generation) opens its group beside that of its *predecessor*, the
+/// process that serves. When this one's workers accept, [`take_over`](Self::take_over) brings it everything
+/// that is new; the predecessor accepts what is under way, until nothing more can come to it. Then the
+/// predecessor's
+/// [`relieved`](Self::relieved) is ready, and it finishes its connections and ends. There is no process
+/// above the two, and no privilege is needed.
+///
+/// [`Serve`] opens a server that is one listener. [`shutdown`](Self::shutdown) is the future by which
+/// frameworks are told to end, and takes over by its first poll; [`incoming`](Self::incoming) is for loops of
+/// the caller's own. [`stop`](Self::stop) ends a server without a successor.
+///
+/// Clones are handles of the same generation, for signal handlers and workers.
+///
+/// The two find each other at an abstract UNIX address (unix(7)) whose name has the address of the group
+/// and the number of the user that opened it: so it is in the network namespace in which the port is, in
+/// no file system, and gone with the last process. Each checks that the other is the same user; a process
+/// that has dropped its privileges is still that of the user who opened its sockets. Each lends the other
+/// descriptors of its sockets, so that one of them decides who gets what, and wherever one of them dies,
+/// what is lost is what that process held.
+///
+/// When the last clone is dropped before `take_over`, this process's members leave the group, and the
+/// predecessor goes on: nothing is lost. Dropped later, the process goes on, and no successor can find it. A successor that
+/// does not take over within five seconds is superseded by the next one that starts.
+///
+/// A supervisor must start the relieved process again only where it has failed (systemd:
+/// `Restart=on-failure`): two that are always started again replace each other for ever.
+///
+/// ```no_run
+/// # #[cfg(all(target_os = "linux", feature = "tokio"))] {
+/// use std::time::Duration;
+/// use reuseport::{Options, Tokio};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> std::io::Result<()> {
+/// let (group, generation) = Options::new().generation("localhost:8881", 2)?;
+/// for member in group {
+///     let listener = member.attach::<Tokio>()?;
+///     let mut incoming = generation.incoming::<Tokio>(listener);
+///     tokio::spawn(async move {
+///         while let Some(accepted) = incoming.accept().await { /* serve it */ }
+///     });
+/// }
+/// let drained = generation.take_over(Duration::from_secs(64)).await?;
+/// println!("{} connections of the predecessor were lost", drained.unaccepted);
+/// generation.relieved().await;
+/// # Ok(())
+/// # }
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[must_use = "dropping it gives the takeover up, and no later process can take over"]
+#[derive(Clone)]
+pub struct Generation(Arc<Handle>);
+
+/// What the clones of a generation share: it is dropped with the last of them.
+struct Handle(Arc<Core>);
+
+/// The process that serves until its successor takes over.
+///
+/// ```no_run
+/// # #[cfg(target_os = "linux")] {
+/// use reuseport::Options;
+///
+/// let (_group, generation) = Options::new().generation("localhost:8881", 2)?;
+/// match generation.predecessor() {
+///     None => println!("this is the first"),
+///     Some(predecessor) => println!("beside {predecessor}"),
+/// }
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    pid: Option<u32>,
+}
+
+impl Predecessor {
+    /// Its number as this process's PID namespace has it; `None` where it is in none that this process
+    /// sees, as in another container.
+    ///
+    /// ```no_run
+    /// # #[cfg(target_os = "linux")] {
+    /// use reuseport::Options;
+    ///
+    /// let (group, generation) = Options::new().generation("localhost:8881", 2)?;
+    /// let pid = generation.predecessor().and_then(|predecessor| predecessor.pid());
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+}
+
+impl fmt::Display for Predecessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "process {pid}"),
+            None => f.write_str("a process of another container"),
+        }
+    }
+}
+
+impl Generation {
+    fn new(core: Arc<Core>) -> Self {
+        Self(Arc::new(Handle(core)))
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.0.0
+    }
+
+    /// The process that serves until this one takes over; `None` where this is the first.
+    ///
+    /// ```no_run
+    /// # #[cfg(target_os = "linux")] {
+    /// use reuseport::Options;
+    ///
+    /// let (group, generation) = Options::new().generation("localhost:8881", 2)?;
+    /// if let Some(predecessor) = generation.predecessor() {
+    ///     println!("takes over from {predecessor}");
+    /// }
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn predecessor(&self) -> Option<Predecessor> {
+        self.core().predecessor.clone()
+    }
+
+    /// What its clients can count on when it takes over.
+    ///
+    /// ```no_run
+    /// # #[cfg(target_os = "linux")] {
+    /// use reuseport::{Guarantee, Options};
+    ///
+    /// let (group, generation) = Options::new().generation("localhost:8881", 2)?;
+    /// if generation.guarantee() != Guarantee::Lossless {
+    ///     println!("this system may lose connections in a restart");
+    /// }
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn guarantee(&self) -> Guarantee {
+        self.core().guarantee
+    }
+
+    /// Takes over everything that is new, and waits until the predecessor has nothing any more.
+    ///
+    /// To be called when the workers accept: from this call on connections come to them. What is
+    /// returned counts what the predecessor had still to accept when the time was over or it died, which
+    /// is lost. Then the next process can begin to take over this one. The first process has nothing to
+    /// wait for. What is begun is carried out, also when the future is dropped; called again, or where
+    /// [`shutdown`](Self::shutdown) has begun it, this waits for the same takeover.
+    ///
+    /// Under [connection ids](crate::Steering::ConnectionIds) the predecessor keeps its flows until it
+    /// closes its sockets, and only new ones come here; so this ends soon, and the next process cannot
+    /// begin before the predecessor has closed them.
+    ///
+    /// ```no_run
+    /// # #[cfg(target_os = "linux")] {
+    /// use std::time::Duration;
+    /// use reuseport::Options;
+    ///
+    /// # async fn start() -> std::io::Result<()> {
+    /// let (group, generation) = Options::new().generation("localhost:8881", 2)?;
+    /// // When the workers accept:
+    /// let drained = generation.take_over(Duration::from_secs(64)).await?;
+    /// println!("{} connections were lost", drained.unaccepted);
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionAborted`](std::io::ErrorKind::ConnectionAborted) where a process that came later has
+    /// superseded this one, or it has been told to [stop](Self::stop). Where no thread can be started. What
+    /// the kernel answers to the steering; the predecessor then goes on, and this can be called again.
+    pub fn take_over(&self, timeout: Duration) -> TakeOver {
+        let begun = self.core().take_over(timeout).inspect_err(trace::refused);
+        TakeOver {
+            taken: Wait::new(self.core(), |core| &core.taken),
+            refused: begun.err(),
+        }
+    }
+
+    /// As [`take_over`](Self::take_over), and blocks.
+    ///
+    /// ```no_run
+    /// # #[cfg(target_os = "linux")] {
+    /// use std::time::Duration;
+    /// use reuseport::Options;
+    ///
+    /// let (group, generation) = Options::new().generation("localhost:8881", 2)?;
+    /// // When the workers accept:
+    /// generation.take_over_blocking(Duration::from_secs(64))?;
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`take_over`](Self::take_over).
+    pub fn take_over_blocking(&self, timeout: Duration) -> Result<Drained, Error> {
+        self.core().take_over(timeout).inspect_err(trace::refused)?;
+        self.core().taken.wait(|taken| taken.clone())
+    }
+
+    /// A future that is ready when a successor has taken over and nothing more can come to this process.
+    ///
+    /// A successor has taken over, or the server has [stopped](Self::stop). From then on its listeners can be
+    /// dropped; [`shutdown`](Self::shutdown) is for servers that hang up on connections which have not asked
+    /// yet. A worker that waits in a blocking accept(2) gets
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) some milliseconds later, and one that has not
+    /// dropped its async listener ten seconds later. Every worker can have a future of its own.
+    ///
+    /// Under [connection ids](crate::Steering::ConnectionIds) it is the time from which no new flow
+    /// comes; the sockets stay open until the flows have ended.
+    ///
+    /// ```no_run
+    /// # #[cfg(target_os = "linux")] {
+    /// use reuseport::Options;
+    ///
+    /// # async fn serve() -> std::io::Result<()> {
+    /// let (group, generation) = Options::new().generation("localhost:8881", 2)?;
+    /// let relieved = generation.relieved();
+    /// // Beside the accepting of a worker:
+    /// relieved.await;
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn relieved(&self) -> Relieved {
+        let _ = self.core().start().inspect_err(trace::refused);
+        Relieved(Wait::new(self.core(), |core| &core.relieved))
+    }
+
+    /// Whether [`relieved`](Self::relieved) is ready: for a loop that looks from time to time.
+    ///
+    /// ```no_run
+    /// # #[cfg(all(target_os = "linux", feature = "std"))] {
+    /// use std::time::Duration;
+    /// use reuseport::{Net, Runtime, Serve, Std};
+    ///
+    /// # async fn serve() -> std::io::Result<()> {
+    /// let (socket, generation) = Std::serve_packet("[::]:8881")?;
+    /// generation.take_over(Duration::from_secs(1)).await?;
+    /// let mut buf = [0; 1500];
+    /// loop {
+    ///     let is_last = generation.is_relieved();
+    ///     match Std::within(Duration::from_millis(100), Std::recv_from(&socket, &mut buf)).await {
+    ///         Ok((len, peer)) => { /* answer it */ }
+    ///         // Nothing can have come since.
+    ///         Err(_) if is_last => break,
+    ///         Err(_) => {}
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn is_relieved(&self) -> bool {
+        let _ = self.core().start().inspect_err(trace::refused);
+        self.core().relieved.has()
+    }
+
+    /// As [`relieved`](Self::relieved), and blocks.
+    ///
+    /// ```no_run
+    /// # #[cfg(target_os = "linux")] {
+    /// use reuseport::Options;
+    ///
+    /// let (group, generation) = Options::new().generation("localhost:8881", 2)?;
+    /// generation.relieved_blocking();
+    /// println!("nothing more comes");
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn relieved_blocking(&self) {
+        let _ = self.core().start().inspect_err(trace::refused);
+        self.core().relieved.wait(|relieved| *relieved);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // An error where it is over.
+        let _ = self.0.command(Command::Drop);
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation")
+            .field("addr", &self.core().addr)
+            .field("predecessor", &self.core().predecessor)
+            .field("guarantee", &self.core().guarantee)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Hears whatever a stream has.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(stream: &impl crate::sys::AsFd, until: std::time::Instant) {
+    while let Ok(message) = wire::hear(stream, Some(until)) {
+        let _ = wire::check_versions(&message.body);
+        assert!(!wire::text(&message.body).contains(char::is_control));
+        let _ = wire::Parcel::parse(&message.body, message.fds);
+    }
+}

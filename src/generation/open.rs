@@ -1,0 +1,252 @@
+//! Opens a generation: finds the process that serves, or becomes the first.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::core::Core;
+use super::driver::{Driver, mode};
+use super::machine::Machine;
+use super::request::{Answer, Request, SILENCE, ask, may_hang_up, process};
+use super::wire::{self, Message, Parcel, Word};
+use super::{Generation, Predecessor};
+use crate::error::Error;
+use crate::group::{self, Group, Member, Roster, Socket};
+use crate::open::{Call, Opening, Options, Purpose, ToAddr, adopt};
+use crate::steering::Spread;
+use crate::sys::{self, Holder, OwnedFd, meet};
+
+/// How long the predecessor may have to wait for something: it may be taking over itself, which ends by
+/// the time a handshake with a client that has vanished does.
+const PATIENCE: Duration = Duration::from_secs(75);
+
+pub(super) fn open<S: Socket>(
+    options: &Options,
+    addr: impl ToAddr,
+    n: usize,
+) -> Result<(Group<S>, Generation), Error> {
+    let target = addr.target()?;
+    let opening = Opening::new(options, Call::Generation(S::KIND), target)?;
+    let owner = sys::user();
+    let request = Request {
+        options,
+        opening: &opening,
+        name: opening.name(),
+        owner,
+        n,
+        until: Instant::now() + PATIENCE,
+    };
+    check(&request)?;
+    // How often the port was another group's, whose process does not answer to this name.
+    let mut refusals = 0;
+    let mut pause = Duration::from_millis(1);
+    let mut hung_up = None;
+    loop {
+        match meet::find(&request.name, owner, request.until) {
+            Ok(meet::Found::Line(line)) => match ask(&request, &line)? {
+                Answer::Members(parcel, pid) => return succeed(&request, line, parcel, pid),
+                Answer::HungUp(pid) if !may_hang_up(&mut hung_up, pid) => {
+                    let why = format!("{} hangs up without an answer", process(pid));
+                    return Err(request.refused(io::ErrorKind::TimedOut, why));
+                }
+                Answer::Again | Answer::HungUp(_) if Instant::now() >= request.until => {
+                    let why = "the process that serves is replaced again and again";
+                    return Err(request.refused(io::ErrorKind::TimedOut, why));
+                }
+                Answer::Again | Answer::HungUp(_) => {
+                    std::thread::sleep(pause);
+                    pause = (2 * pause).min(Duration::from_millis(50));
+                }
+            },
+            Ok(meet::Found::Busy) => {
+                let why = "the process that serves does not answer";
+                return Err(request.refused(io::ErrorKind::TimedOut, why));
+            }
+            Ok(meet::Found::Nobody | meet::Found::Refused) => match first(&request, target) {
+                // Another was quicker, and is found under its name; or is about to end.
+                Err(error) if error.holder() == Some(Holder::Group) && refusals < 3 => {
+                    // Who has the port is found in a table of the kernel's, which may take long.
+                    std::thread::sleep(Duration::from_millis(10 << (2 * refusals)));
+                    refusals += 1;
+                }
+                opened => return opened,
+            },
+            Err(error) => return Err(request.failed(error, "the process that serves is not found")),
+        }
+    }
+}
+
+fn check(request: &Request<'_>) -> Result<(), Error> {
+    let invalid = |why: &str| Err(request.refused(io::ErrorKind::InvalidInput, why));
+    if request.addr().port() == 0 {
+        return invalid("port 0 is another one each time");
+    }
+    match sys::steers() {
+        Ok(true) => {}
+        Ok(false) => {
+            let why = "this system cannot be told which member to choose";
+            return Err(request.refused(io::ErrorKind::Unsupported, why));
+        }
+        Err(error) => return Err(request.failed(error, "this system could not be asked")),
+    }
+    if request.options.spread.here() != Spread::Kernel {
+        return invalid("its members have one queue together, and nothing to choose");
+    }
+    if request.n == 0 {
+        return invalid("a group has at least one member");
+    }
+    if sys::is_nobody(request.owner) {
+        let why = format!(
+            "user {} of this user namespace stands for all who have no number in it, so that another \
+             user could not be told from this one",
+            request.owner
+        );
+        return Err(request.refused(io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(())
+}
+
+fn first<S: Socket>(
+    request: &Request<'_>,
+    target: impl ToAddr,
+) -> Result<(Group<S>, Generation), Error> {
+    // It is found before it has the port, so that another who starts now finds it when it has.
+    let rendezvous = meet::listen(&request.name)
+        .map_err(|error| request.failed(error, "the next process could not find it"))?;
+    let group = group::open(
+        request.options,
+        Call::Generation(S::KIND),
+        target,
+        request.n,
+    )?;
+    let shared = group.roster().shared();
+    let mode = mode(&shared);
+    let driver = Driver::new(Machine::first(mode), None, rendezvous);
+    let core = Core::new(shared, driver, None);
+    start(request, core).map(|generation| (group, generation))
+}
+
+fn start(request: &Request<'_>, core: io::Result<Core>) -> Result<Generation, Error> {
+    let core = core.map_err(|error| {
+        let why = sys::resource_reason(&error).unwrap_or("it could not be told what happens");
+        request.failed(error, why)
+    })?;
+    let core = Arc::new(core);
+    core.start()?;
+    Ok(Generation::new(core))
+}
+
+/// Opens the group beside that of the predecessor, which still gets everything.
+fn succeed<S: Socket>(
+    request: &Request<'_>,
+    line: OwnedFd,
+    parcel: Parcel,
+    pid: Option<u32>,
+) -> Result<(Group<S>, Generation), Error> {
+    let Request { options, n, .. } = *request;
+    let cannot = || format!("cannot take over {} from {}", request.addr(), process(pid));
+    let invalid = |why: String| Error::invalid(cannot(), why).at(request.addr());
+    if parcel.kind != S::KIND {
+        let (is, meant) = (parcel.kind.name(), S::KIND.name());
+        return Err(invalid(format!(
+            "its members are {is} sockets, and {meant} was meant"
+        )));
+    }
+    let Some((_, _, fd)) = parcel.members.first() else {
+        return Err(invalid("it has lent no member".to_owned()));
+    };
+    let addr = adopt::look(fd, S::KIND)?;
+    let beside_it = options.clone().beside(fd);
+    if !request.opening.may_be(addr) {
+        return Err(invalid(format!("its group is on {addr}")));
+    }
+    let Some(rendezvous) = parcel.extra else {
+        return Err(invalid("it passed no place to meet".to_owned()));
+    };
+
+    // Numbers stand in datagrams, where they tell the generations apart; else each counts from 0.
+    let keeps_flows = options.steering.keeps_flows();
+    let number = |number: Option<usize>| number.filter(|_| keeps_flows);
+    let predecessors = parcel.members.into_iter();
+    let predecessors: Vec<_> = predecessors
+        .map(|(own, exact, fd)| (number(own), exact, fd))
+        .collect();
+    let mut taken: Vec<usize> = predecessors
+        .iter()
+        .filter_map(|(number, ..)| *number)
+        .collect();
+    taken.sort_unstable();
+    let free = (0..).filter(|number| taken.binary_search(number).is_err());
+    let numbers: Vec<usize> = free.take(n).collect();
+    let end = numbers.last().map_or(0, |last| last + 1);
+
+    let roster = Roster::<S>::new(addr, Spread::Kernel, beside_it);
+    let shared = roster.shared();
+    shared
+        .state()
+        .succeed(predecessors, end, &options.steering)?;
+    let opened = beside::<S>(request, &roster, &numbers, &line);
+    let members = opened.inspect_err(|_| {
+        // Behind the predecessor's, which are not moved by that.
+        shared.state().withdraw();
+        let _ = wire::say(&line, Word::GivingUp, &[], Some(Instant::now() + SILENCE));
+    })?;
+    let group = Group::of(addr, members, Spread::Kernel, roster);
+    let mode = mode(&shared);
+    let driver = Driver::new(Machine::successor(mode), Some(line), rendezvous);
+    let predecessor = Some(Predecessor { pid });
+    let generation = start(request, Core::new(shared, driver, predecessor))?;
+    Ok((group, generation))
+}
+
+/// Opens the members behind those of the predecessor, and tells it of them.
+fn beside<S: Socket>(
+    request: &Request<'_>,
+    roster: &Roster<S>,
+    numbers: &[usize],
+    line: &OwnedFd,
+) -> Result<Vec<Member<S>>, Error> {
+    let shared = roster.shared();
+    let n = numbers.len();
+    let mut members = Vec::with_capacity(n.min(1 << 15));
+    for (at, &number) in numbers.iter().enumerate() {
+        let socket = S::from_socket(request.opening.open(Purpose::Join(at, n), false)?);
+        shared.state().add(number, sys::borrow(&socket));
+        members.push(Member::new(socket, number));
+    }
+    if shared.state().has_stranger()? {
+        let why = "a socket that neither of the two processes has opened shares the port too: close it, \
+                   or open it as a generation";
+        return Err(request.refused(io::ErrorKind::InvalidInput, why));
+    }
+    let until = Some(Instant::now() + SILENCE);
+    let fds: Vec<_> = members.iter().map(sys::borrow).collect();
+    let answer = wire::send_mine(line, &fds, until).and_then(|()| wire::hear(line, until));
+    match answer {
+        Ok(Message {
+            word: Word::Accepted,
+            ..
+        }) => Ok(members),
+        Ok(Message {
+            word: Word::Refused,
+            body,
+            pid,
+            ..
+        }) => {
+            let why = format!("{} refuses: {}", process(pid), wire::text(&body));
+            Err(request.refused(io::ErrorKind::ConnectionRefused, why))
+        }
+        Ok(Message {
+            word: Word::Superseded,
+            ..
+        }) => {
+            let why = "another process has come later, and is to take over";
+            Err(request.refused(io::ErrorKind::ConnectionAborted, why))
+        }
+        Ok(Message { word, .. }) => {
+            let why = format!("the process that serves said {word:?}, and an answer was expected");
+            Err(request.refused(io::ErrorKind::InvalidData, why))
+        }
+        Err(error) => Err(request.failed(error, "the process that serves does not answer")),
+    }
+}

@@ -1,0 +1,378 @@
+//! What a group's lock guards: the table of its members, and the steering that the kernel's program
+//! follows.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::sock::Sock;
+use super::table::{Entry, Id, Role, Table};
+use crate::error::Error;
+use crate::open::{Options, addr::of_many};
+use crate::steering::{Seat, Spread, Steering};
+use crate::sys::{self, BorrowedFd, Dispatch, Kind, OwnedFd};
+use crate::trace::Event;
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(super) kind: Kind,
+    pub(super) addr: SocketAddr,
+    pub(super) spread: Spread,
+    /// The user that opened the sockets, with whom alone the port is shared.
+    pub(super) owner: u32,
+    /// With these another member is opened.
+    pub(super) options: Options,
+    pub(super) table: Table<Sock>,
+    /// One more than the highest number that a member had.
+    pub(super) numbers: usize,
+    /// Numbers of members that are being opened.
+    pub(super) reserved: Vec<usize>,
+    pub(super) steering: Steering,
+    /// The processors when `Cpu` was first set: a later thread may be allowed fewer.
+    cpus: Vec<usize>,
+    pub(super) stage: Stage,
+    /// How often members that are leaving may have got what is new: no other was left, or one was gone
+    /// without a word, and another stood in its place.
+    pub(super) surprises: u64,
+    /// Whether sockets may be in the group that the table does not know, and that must get nothing.
+    pub(super) wary: bool,
+    /// Whether no new client is let in by a member of this process.
+    pub(super) is_stopping: bool,
+    /// Whether nothing more comes to any member, as another process has taken over.
+    is_relieved: bool,
+    /// Whether the kernel's tables showed every member when they were last looked at.
+    pub(super) sees_all: bool,
+    /// What has happened, to be told when the lock is free.
+    pub(super) events: Vec<Event>,
+}
+
+/// Which process decides on the group: see [`Generation`](crate::Generation).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// This one.
+    Ours,
+    /// The predecessor, whose members get everything; this process does not touch the program.
+    Before,
+    /// This one, and a successor's members stand behind: nothing may be removed or added.
+    Lent,
+    /// The successor, which is taking over.
+    Passing,
+    /// Another process, to which the members have been given.
+    GivenAway,
+}
+
+impl State {
+    pub(super) fn new(kind: Kind, addr: SocketAddr, spread: Spread, options: Options) -> Self {
+        Self {
+            kind,
+            addr,
+            spread,
+            owner: sys::user(),
+            options,
+            table: Table::new(),
+            numbers: 0,
+            reserved: Vec::new(),
+            steering: Steering::Hash,
+            cpus: Vec::new(),
+            stage: Stage::Ours,
+            surprises: 0,
+            wary: false,
+            is_stopping: false,
+            is_relieved: false,
+            sees_all: false,
+            events: Vec::new(),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    pub(crate) fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    pub(crate) fn set_stage(&mut self, stage: Stage) {
+        self.stage = stage;
+    }
+
+    pub(crate) fn keeps_flows(&self) -> bool {
+        self.steering.keeps_flows()
+    }
+
+    /// Nothing more comes to any member; flows that are kept do.
+    pub(crate) fn relieve(&mut self) {
+        self.is_relieved = !self.keeps_flows();
+    }
+
+    /// Whether the member with that number has left, or was never there.
+    pub(super) fn has_left(&self, number: usize) -> bool {
+        self.is_relieved || self.table.numbered(number).is_none()
+    }
+
+    /// Another member of this process, behind all others.
+    pub(crate) fn add(&mut self, number: usize, fd: BorrowedFd<'_>) -> Id {
+        if self.table.len() == 0 {
+            self.owner = sys::owner(fd).unwrap_or(self.owner);
+        }
+        self.numbers = self.numbers.max(number + 1);
+        self.table.push(Some(number), Role::Serves, Sock::own(fd))
+    }
+
+    /// A socket of which another process lent a descriptor, behind all others.
+    pub(crate) fn add_lent(&mut self, number: Option<usize>, role: Role, fd: OwnedFd) -> Id {
+        if self.table.len() == 0 {
+            self.owner = sys::owner(sys::borrow(&fd)).unwrap_or(self.owner);
+        }
+        self.table.push(number, role, Sock::lent(fd))
+    }
+
+    /// Nothing tells where the members stand that are there.
+    pub(crate) fn scramble(&mut self) {
+        self.table.scramble(|_| true);
+    }
+
+    /// Nothing tells where these stand.
+    pub(crate) fn scramble_these(&mut self, unknown: &[Id]) {
+        self.table.scramble(|entry| unknown.contains(&entry.id));
+    }
+
+    /// In each place the member's number, and none where no member of this group stands; nothing
+    /// where that is not known.
+    pub(super) fn places(&self) -> Vec<Option<usize>> {
+        let is_known = self.spread == Spread::Kernel && self.table.iter().all(|entry| entry.exact);
+        let number = |entry: &Entry<Sock>| entry.number.filter(|_| entry.role.is_own());
+        match is_known {
+            true => self.table.iter().map(number).collect(),
+            false => Vec::new(),
+        }
+    }
+
+    pub(super) fn gets_new(&self, role: Role) -> bool {
+        match self.stage {
+            Stage::Before => role == Role::Predecessor,
+            _ if self.is_stopping => role == Role::Successor,
+            _ => role == Role::Serves,
+        }
+    }
+
+    fn has_servers(&self) -> bool {
+        self.table.iter().any(|entry| self.gets_new(entry.role))
+    }
+
+    /// As long as this is the same, members that are leaving have got nothing new; none where they get it,
+    /// as no other is left.
+    pub(super) fn calm(&self) -> Option<u64> {
+        (self.has_servers() || self.is_stopping).then_some(self.surprises)
+    }
+
+    pub(super) fn cannot_steer(&self) -> String {
+        format!("cannot steer the group on {}", self.addr)
+    }
+
+    pub(super) fn invalid(&self, why: impl Into<String>) -> Error {
+        Error::invalid(self.cannot_steer(), why.into()).at(self.addr)
+    }
+
+    pub(super) fn refused(&self, error: io::Error) -> Error {
+        let why = sys::dispatch_reason(&error);
+        Error::system(self.cannot_steer(), error)
+            .at(self.addr)
+            .why(why)
+    }
+
+    pub(super) fn disordered(&self) -> Error {
+        let why = "the places of its members are not known: it was adopted, it joined others, or \
+                   several of its members were closed at once";
+        self.invalid(why)
+    }
+
+    /// Refuses what only the process can do that decides on the group.
+    pub(super) fn check_stage(&self) -> Result<(), Error> {
+        let why = match self.stage {
+            Stage::Ours | Stage::Lent => return Ok(()),
+            Stage::Before => "it has not taken over yet",
+            Stage::Passing | Stage::GivenAway => "another process has taken it over",
+        };
+        Err(self.invalid(why))
+    }
+
+    /// Refuses what is of no use to a group that stops.
+    pub(super) fn check_goes_on(&self) -> Result<(), Error> {
+        match self.is_stopping {
+            false => Ok(()),
+            true => Err(self.invalid("it is stopping")),
+        }
+    }
+
+    /// Refuses what would move members while a successor's stand behind them.
+    pub(super) fn check_order(&self) -> Result<(), Error> {
+        self.check_stage()?;
+        match self.stage {
+            Stage::Lent => Err(self.invalid("the next process is about to take it over")),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn check(&mut self, steering: &Steering) -> Result<(), Error> {
+        if matches!(steering, Steering::Cpu) && self.cpus.is_empty() {
+            self.cpus = sys::cpus();
+        }
+        if self.spread == Spread::Queue && !matches!(steering, Steering::Hash) {
+            return Err(self.invalid("its members have one queue together, and nothing to choose"));
+        }
+        if self.kind == Kind::Udp && !matches!(steering, Steering::Hash) {
+            if let Some(what) = of_many(self.addr.ip()) {
+                return Err(self.invalid(format!("{what}, and every member gets what arrives")));
+            }
+        }
+        steering
+            .check(self.kind, self.numbers)
+            .map_err(|why| self.invalid(why))
+    }
+
+    /// Steers without asking the kernel, which is told later.
+    pub(crate) fn set_steering(&mut self, steering: &Steering) {
+        self.steering = steering.clone();
+    }
+
+    pub(crate) fn steer(&mut self, steering: &Steering) -> Result<(), Error> {
+        self.check_stage()?;
+        self.check_goes_on()?;
+        self.sweep()?;
+        self.check(steering)?;
+        if !sys::support().steers {
+            // In the system's own words, where there is something to refuse.
+            return match steering {
+                Steering::Hash => Ok(()),
+                _ => Err(self.refused(sys::cannot_steer())),
+            };
+        }
+        if self.via()?.is_none() {
+            return Err(self.invalid("none of its members is open"));
+        }
+        let before = std::mem::replace(&mut self.steering, steering.clone());
+        if let Err(error) = self.program(&[], None, true) {
+            self.steering = before;
+            return Err(error);
+        }
+        self.events.push(Event::steered(self.addr, steering));
+        Ok(())
+    }
+
+    /// A descriptor by which the group's program can be changed.
+    pub(super) fn via(&mut self) -> Result<Option<Arc<OwnedFd>>, Error> {
+        let mut last = Ok(None);
+        for entry in self.table.iter_mut() {
+            match entry.socket.open() {
+                Ok(None) => {}
+                Ok(fd) => return Ok(fd),
+                Err(error) => last = Err(error),
+            }
+        }
+        last.map_err(|error| {
+            let why = sys::resource_reason(&error);
+            Error::system(self.cannot_steer(), error)
+                .at(self.addr)
+                .why(why)
+        })
+    }
+
+    /// Brings the kernel's program in line with the table.
+    pub(crate) fn reprogram(&mut self) -> Result<(), Error> {
+        self.program(&[], None, false)
+    }
+
+    /// As [`reprogram`](Self::reprogram), and an error where the steering cannot be had.
+    pub(crate) fn program_strictly(&mut self) -> Result<(), Error> {
+        self.program(&[], None, true)
+    }
+
+    /// Tells the kernel how to choose, without naming those that are `moved`; or only one, by the place
+    /// in which it will stand.
+    pub(super) fn program(
+        &mut self,
+        moved: &[Id],
+        only: Option<usize>,
+        strictly: bool,
+    ) -> Result<(), Error> {
+        let decides = matches!(self.stage, Stage::Ours | Stage::Lent);
+        let decides = decides && (!self.is_stopping || self.has_servers());
+        if !decides || self.spread == Spread::Queue || !sys::support().steers {
+            return Ok(());
+        }
+        // Without a member there is nothing to steer.
+        let Some(via) = self.via()? else {
+            return Ok(());
+        };
+        let via = sys::borrow(&*via);
+        self.surprises += u64::from(!self.has_servers());
+        let dispatched = match self.dispatch(moved, only) {
+            Ok(dispatch) => sys::dispatch(via, &dispatch),
+            Err(error) if strictly => return Err(error),
+            Err(_) => sys::dispatch(via, &Dispatch::Hash),
+        };
+        dispatched.map_err(|error| self.refused(error))
+    }
+
+    fn dispatch(&self, moved: &[Id], only: Option<usize>) -> Result<Dispatch<'_>, Error> {
+        let invalid = |why| self.invalid(why);
+        if let Some(place) = only {
+            let seat = Seat {
+                place,
+                number: None,
+                gets_new: true,
+            };
+            return Steering::Hash
+                .dispatch(self.kind, &[seat], false, &[])
+                .map_err(invalid);
+        }
+        // Where all are leaving, they get what is new until the last has left.
+        let has_servers = self.has_servers();
+        let gets = |entry: &Entry<Sock>| match has_servers {
+            true => self.gets_new(entry.role),
+            false => entry.role == Role::Leaves,
+        };
+        let is_whole = |entry: &Entry<Sock>| gets(entry) || entry.role == Role::Stranger;
+        let whole = self.stage == Stage::Ours
+            && !self.wary
+            && moved.is_empty()
+            && self.table.iter().all(is_whole);
+        let unknown = || self.table.iter().filter(|entry| !entry.exact);
+        // Members that stand anywhere in certain places can be named together, if they are alike.
+        let together = !self.steering.needs_numbers() && unknown().all(gets);
+        let named = |entry: &Entry<Sock>| {
+            gets(entry) || self.steering.keeps_flows() && entry.number.is_some()
+        };
+        if !whole && !together && unknown().any(named)
+            || self.steering.needs_numbers() && unknown().any(named)
+        {
+            return Err(self.disordered());
+        }
+        let moved: HashSet<Id> = moved.iter().copied().collect();
+        let seat = |(place, entry): (usize, &Entry<Sock>)| {
+            let stands = !moved.contains(&entry.id);
+            Seat {
+                place,
+                number: entry.number.filter(|_| entry.exact && stands),
+                gets_new: stands && gets(entry),
+            }
+        };
+        let seats: Vec<_> = self.table.iter().enumerate().map(seat).collect();
+        self.steering
+            .dispatch(self.kind, &seats, whole, &self.cpus)
+            .map_err(invalid)
+    }
+
+    pub(super) fn tell_removed(&mut self, number: Option<usize>) {
+        if let Some(number) = number {
+            let places = self.places();
+            self.events.push(Event::removed(self.addr, number, &places));
+        }
+    }
+}
