@@ -190,8 +190,14 @@ fn as_many_calls_as_the_runtimes_own() {
             let [net, own] = [&net, &own].map(|calls| calls.get(call).copied().unwrap_or_default());
             println!("{runtime:10} {call:9} {net:5} {own:5}");
             assert!(own >= ROUND_TRIPS, "{runtime}: {own} {call}");
+            // Another thread of async-std's says when to read, so both numbers depend on the machine: a read tries at
+            // once, when it was told of the message before, once more for each of two polls, and then has it.
+            let most = match runtime {
+                "async-std" => own.max(4 * ROUND_TRIPS),
+                _ => own,
+            };
             assert!(
-                net * 100 <= own * 105,
+                net * 100 <= most * 105,
                 "{runtime}: {net} {call}, and {own} by its own"
             );
         }
