@@ -18,6 +18,8 @@
 //! Told to stop, a process lets no new client in and accepts what is under way (Stopping); one that serves
 //! does so at once, one that is taking over when it has, and one that has not taken over gives up.
 //!
+//! Another successor may come in Parting: it gets the hidden listeners too, and removes them with this one's.
+//!
 //! Listeners are hidden when they are empty. UDP sockets are not, because what is hidden cannot answer: they
 //! get nothing, and are removed when their owners have closed them. Under connection ids the predecessor
 //! keeps its sockets for its flows (Keeping). Where the kernel refuses a step, the

@@ -21,11 +21,12 @@ use crate::trace;
 /// It is ready when another process has taken over, or [`Generation::stop`] has been called; when nothing
 /// more can come to this process; and when fresh connections have had five seconds to ask, or the
 /// [grace](Generation::set_grace) that was set. The framework keeps its listener until then, and sees no
-/// error: no new client comes to it. Only where yet another process starts meanwhile, or the one that has
-/// taken over is stopped, accept(2) answers [`InvalidInput`](std::io::ErrorKind::InvalidInput) from then on:
-/// so a loop of one's own looks at this future before it accepts again. hyper, and what is built upon it,
-/// closes a connection from which it has read nothing when it is told to end, also where the request has
-/// arrived; that is what the grace is for.
+/// error: no new client comes to it, also where yet another process starts meanwhile, or the one that has
+/// taken over is stopped. Where one of those that follow has a shorter grace, or dies, accept(2) may answer
+/// [`InvalidInput`](std::io::ErrorKind::InvalidInput) some time earlier: so a loop of one's own looks at
+/// this future before it accepts again, as [`Incoming`](crate::Incoming) does. hyper, and what is built upon
+/// it, closes a connection from which it has read nothing when it is told to end, also where the request
+/// has arrived; that is what the grace is for.
 ///
 /// Where the takeover is refused, or another process has superseded this one, the future is ready too:
 /// then the server ends without having served, and [`Generation::outcome`] says why.

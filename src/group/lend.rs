@@ -322,10 +322,10 @@ impl State {
 
     /// This generation gives up: its members leave the group, behind the predecessor's.
     pub(crate) fn withdraw(&mut self) {
-        for entry in self.table.iter_mut().rev() {
-            if !entry.role.is_own() {
-                continue;
-            }
+        // The one that was opened last goes last. The kernel finds a group of IPv4 by it (udp_lib_get_port,
+        // udp4_lib_lookup2), and gives it the datagram for which it is about to ask the group when it
+        // leaves: so that can happen once, and not for each.
+        for entry in self.table.iter_mut().filter(|entry| entry.role.is_own()) {
             if let Ok(Some(fd)) = entry.socket.open() {
                 sys::remove(self.kind, sys::borrow(&*fd));
             }
