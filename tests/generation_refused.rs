@@ -48,7 +48,7 @@ fn what_cannot_be_is_refused() {
             sentence(Options::new().generation("127.0.0.1:0", 1)),
             (
                 InvalidInput,
-                "cannot open a generation on 127.0.0.1:0: port 0 is another one each time"
+                "cannot open a generation on 127.0.0.1:0: for port 0 the kernel would give the next process another port"
                     .to_owned()
             )
         );

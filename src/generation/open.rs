@@ -79,7 +79,7 @@ pub(super) fn open<S: Socket>(
 fn check(request: &Request<'_>) -> Result<(), Error> {
     let invalid = |why: &str| Err(request.refused(io::ErrorKind::InvalidInput, why));
     if request.addr().port() == 0 {
-        return invalid("port 0 is another one each time");
+        return invalid("for port 0 the kernel would give the next process another port");
     }
     match sys::steers() {
         Ok(true) => {}
