@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::driver::{self, Driver};
+use super::restart::Begun;
 use crate::error::Error;
 use crate::group::{Drained, Guarantee, Shared, Signal};
 use crate::sys::{self, Kind, wait::Bell};
@@ -43,13 +44,17 @@ pub(super) struct Core {
     /// What was left to accept when nothing more came; or why it does not serve.
     outcome: Mutex<Result<Drained, Error>>,
     pub(super) settings: Mutex<Settings>,
-    asked: AtomicBool,
+    pub(super) asked: AtomicBool,
     /// Whether the takeover was begun by a future that tells only when to end.
     is_plain: AtomicBool,
     /// None when its thread has ended for good.
     commands: Mutex<Option<Vec<Command>>>,
     driver: Mutex<Driver>,
     thread: Mutex<Thread>,
+    /// The process that has been started to be the successor; until that is decided, the generation is kept.
+    pub(super) attempt: Mutex<Begun>,
+    /// The process that is taking over, or has; its number where it has one here.
+    pub(super) successor: Mutex<Option<Option<u32>>>,
 }
 
 /// How long things may take.
@@ -74,6 +79,8 @@ pub(super) enum Command {
     TakeOver(Option<Instant>),
     Stop,
     Drop,
+    /// Something has become of the process that was started.
+    Look,
 }
 
 impl Core {
@@ -111,6 +118,8 @@ impl Core {
                 bell: Arc::new(Bell::new()?),
                 pid: None,
             }),
+            attempt: Mutex::new(None),
+            successor: Mutex::new(None),
         })
     }
 
