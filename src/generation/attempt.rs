@@ -98,7 +98,7 @@ impl Attempt {
         let thread = thread::Builder::new().name("reuseport-next".to_owned());
         let started = thread.spawn(move || attempt.run(command));
         started.map_err(|error| {
-            core.take_attempt();
+            core.forget_attempt(&this);
             let what = format!("{}: no thread can be started for it", this.cannot());
             let why = sys::resource_reason(&error);
             Error::system(what, error).at(this.addr).why(why)

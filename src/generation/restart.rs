@@ -368,8 +368,9 @@ impl Core {
     }
 
     /// Forgets it. The generation may be dropped by that.
-    pub(super) fn take_attempt(&self) {
-        let begun = self.begun().take();
+    pub(super) fn forget_attempt(&self, attempt: &Attempt) {
+        let is_it = |begun: &mut (Arc<Attempt>, _)| std::ptr::eq(&*begun.0, attempt);
+        let begun = self.begun().take_if(is_it);
         drop(begun);
     }
 
@@ -388,14 +389,6 @@ impl Core {
         *now = successor;
     }
 
-    /// What takes over from this process, in a sentence.
-    pub(super) fn by_successor(&self, does: &str) -> Option<String> {
-        self.successor().map(|pid| match pid {
-            Some(pid) => format!("process {pid} {does}"),
-            None => format!("a process of another container {does}"),
-        })
-    }
-
     /// Why nothing can be started to take over from this process, as far as is known without asking its thread.
     pub(super) fn cannot_restart(&self) -> Option<(io::ErrorKind, String)> {
         if self.predecessor.is_some() && !self.asked.load(Ordering::SeqCst) {
@@ -405,8 +398,20 @@ impl Core {
         if !self.is_ending.load(Ordering::SeqCst) {
             return None;
         }
-        let why = self.by_successor("is taking over already, or has");
-        let why = why.unwrap_or_else(|| "this process has been told to stop".to_owned());
+        let why = match (self.successor(), self.relieved.has()) {
+            (None, false) => "this process has been told to stop".to_owned(),
+            (None, true) => "this process serves no more".to_owned(),
+            (Some(pid), false) => by(pid, "is already taking over"),
+            (Some(pid), true) => by(pid, "has already taken over"),
+        };
         Some((io::ErrorKind::ConnectionAborted, why))
+    }
+}
+
+/// What a process does that takes over, for a sentence.
+pub(super) fn by(pid: Option<u32>, does: &str) -> String {
+    match pid {
+        Some(pid) => format!("process {pid} {does}"),
+        None => format!("a process of another container {does}"),
     }
 }

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::generation::attempt::{Attempt, Now};
 use crate::generation::core::Core;
 use crate::generation::machine::{Event, Peer, State};
+use crate::generation::restart::by;
 use crate::generation::wire::Word;
 use crate::sys;
 use crate::trace;
@@ -31,7 +32,7 @@ impl Driver {
             if let Err(error) = &outcome {
                 trace::refused(error);
             }
-            core.take_attempt();
+            core.forget_attempt(&attempt);
             attempt.done.put(outcome);
         }
     }
@@ -55,9 +56,8 @@ impl Driver {
                 // Where it dies before that, it is heard next.
                 return (state != State::Passing).then_some(Ok(pid));
             }
-            Some(_) if state != State::Passing => {
-                let why = core.by_successor("has taken over").unwrap_or_default();
-                return Some(Err(attempt.too_late(&why)));
+            Some(pid) if state != State::Passing => {
+                return Some(Err(attempt.too_late(&by(pid, "has taken over"))));
             }
             _ => {}
         }
