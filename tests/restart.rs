@@ -383,8 +383,8 @@ mod alone {
     pub(super) fn at_the_very_timeout_one_serves() {
         const ROUNDS: u64 = 30;
         const TIMEOUT: Duration = Duration::from_millis(300);
-        let traffic = Traffic::tcp(ADDR_OF_TRAFFIC);
         let mut old = Old::start();
+        let traffic = Traffic::tcp(ADDR);
         let (mut served, mut hung) = (0, 0);
         for round in 0..ROUNDS {
             traffic.go_on(10);
@@ -417,9 +417,6 @@ mod alone {
         traffic.assert_nothing_lost("children at the very timeout");
         println!("measured: at the timeout {served} took over, and {hung} were killed");
     }
-
-    /// It is the only process that serves there.
-    const ADDR_OF_TRAFFIC: std::net::SocketAddr = ADDR;
 
     pub(super) fn a_child_that_dies_in_its_takeover_is_told() {
         let mut old = Old::start();
