@@ -53,29 +53,25 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     let last = spawn_blocking(|| from_fn(|| wait(WaitOptions::empty()).ok()?).last()).await?;
                     Ok(last.map_or(status, |(_, last)| ExitStatus::from_raw(last.as_raw())))
                 })),
-                Err(error) => {
-                    let _ = (eprintln!("{error}"), notify(&[Tell::Ready, Tell::Status(&error.to_string())]));
-                }
+                Err(error) => { eprintln!("{error}"); let _ = notify(&[Tell::Ready, Tell::Status(&error.to_string())]); }
             },
-            Some(status) = ended.join_next() => match status?? {
-                status if status.success() => {}
-                status => {
-                    // It fails as the main process, so that systemd starts another, when that has heard it.
-                    let (mut here, there) = UnixStream::pair()?;
-                    let _ = notify(&[Tell::MainPid(me)]);
-                    let _ = notify_with_fds(&[Tell::Custom("BARRIER=1")], &[there.as_fd()]);
-                    let _ = (drop(there), here.read(&mut [0]));
-                    eprintln!("the new process ended: {status}");
-                    process::exit(1);
-                }
-            },
+            Some(status) = ended.join_next() => {
+                let Some(status) = Some(status??).filter(|status| !status.success()) else { continue };
+                // It fails as the main process, so that systemd starts another, when that has heard it.
+                let (mut here, there) = UnixStream::pair()?;
+                let _ = notify(&[Tell::MainPid(me)]);
+                let _ = notify_with_fds(&[Tell::Custom("BARRIER=1")], &[there.as_fd()]);
+                drop(there);
+                let _ = here.read(&mut [0]);
+                return Err(format!("the new process ended: {status}").into());
+            }
             result = &mut server, if serves => {
-                (serves, _, _) = (false, result??, generation.outcome()?);
+                serves = false;
+                result?.and(generation.outcome().map_err(Into::into))?;
                 println!("process {me} has answered all");
             }
-            _ = async { tokio::select! { _ = terminate.recv() => {} _ = tokio::signal::ctrl_c() => {} } } => {
-                let _ = (generation.stop(), pass_on(Signal::TERM));
-            }
+            _ = terminate.recv() => { generation.stop(); pass_on(Signal::TERM); }
+            _ = tokio::signal::ctrl_c() => { generation.stop(); pass_on(Signal::TERM); }
         }
     }
     Ok(())
