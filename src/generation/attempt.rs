@@ -40,7 +40,14 @@ struct State {
     /// Since when it could have begun to take over.
     since: Option<Instant>,
     /// Why it was killed, and until when its end is waited for.
-    given_up: Option<(Error, Instant)>,
+    given_up: Option<(Why, Instant)>,
+}
+
+/// Why a process is given up.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Why {
+    Hung,
+    Stopped,
 }
 
 #[derive(Debug)]
@@ -54,7 +61,7 @@ enum Stage {
 
 /// What the generation's thread wants to know of it.
 pub(super) enum Now {
-    /// It is there, or about to be.
+    Starts,
     Runs,
     Refused(Error),
     Ended(Error),
@@ -198,17 +205,20 @@ impl Attempt {
 
     pub(super) fn now(&self) -> Now {
         let state = self.state();
-        match (&state.stage, &state.given_up) {
+        match (&state.stage, state.given_up) {
             (Stage::Refused(error), _) => Now::Refused(error.clone()),
-            (Stage::Ended(_), Some((why, _))) => Now::Over(why.clone()),
-            (_, Some((why, until))) if Instant::now() >= *until => Now::Over(why.clone()),
+            (Stage::Ended(_), Some((why, _))) => Now::Over(self.because(why, &state)),
+            (_, Some((why, until))) if Instant::now() >= until => {
+                Now::Over(self.because(why, &state))
+            }
             (_, Some(_)) => Now::GivenUp,
+            (Stage::Starting, None) => Now::Starts,
+            (Stage::Running(_), None) => Now::Runs,
             (Stage::Ended(how), None) => {
                 let who = self.process(state.pid);
                 let why = format!("{who} ended before it had taken over: {how}");
                 Now::Ended(self.refused(io::ErrorKind::Other, why))
             }
-            _ => Now::Runs,
         }
     }
 
@@ -234,7 +244,7 @@ impl Attempt {
     }
 
     /// Kills the child; the reason is told when it has ended.
-    pub(super) fn give_up(&self, why: Error) {
+    pub(super) fn give_up(&self, why: Why) {
         let mut state = self.state();
         if state.given_up.is_some() {
             return;
@@ -266,13 +276,16 @@ impl Attempt {
         self.process(self.state().pid)
     }
 
-    pub(super) fn hung(&self) -> Error {
-        let timeout = self.state().timeout;
-        let why = format!(
-            "{} was killed, because it hung: it had not begun to take over within {timeout:?}",
-            self.who()
-        );
-        self.refused(io::ErrorKind::TimedOut, why)
+    fn because(&self, why: Why, state: &State) -> Error {
+        match why {
+            Why::Stopped => self.stopped(),
+            Why::Hung => {
+                let (who, timeout) = (self.process(state.pid), state.timeout);
+                let why = "was killed, because it hung: it had not begun to take over within";
+                let why = format!("{who} {why} {timeout:?}");
+                self.refused(io::ErrorKind::TimedOut, why)
+            }
+        }
     }
 
     pub(super) fn stopped(&self) -> Error {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::Driver;
 use crate::error::Error;
-use crate::generation::attempt::{Attempt, Now};
+use crate::generation::attempt::{Attempt, Now, Why};
 use crate::generation::core::Core;
 use crate::generation::machine::{Event, Peer, State};
 use crate::generation::restart::by;
@@ -46,7 +46,7 @@ impl Driver {
         match now {
             Now::Refused(error) | Now::Over(error) => return Some(Err(error)),
             Now::GivenUp => return None,
-            Now::Runs | Now::Ended(_) => {}
+            Now::Starts | Now::Runs | Now::Ended(_) => {}
         }
         let state = self.machine.state();
         let passes = matches!(state, State::Passing | State::Letting | State::Relieved);
@@ -56,6 +56,8 @@ impl Driver {
                 // Where it dies before that, it is heard next.
                 return (state != State::Passing).then_some(Ok(pid));
             }
+            // Its number is known soon.
+            Some(_) if state != State::Passing && matches!(now, Now::Starts) => return None,
             Some(pid) if state != State::Passing => {
                 return Some(Err(attempt.too_late(&by(pid, "has taken over"))));
             }
@@ -72,7 +74,7 @@ impl Driver {
                 // It has what is new already.
                 return Some(Err(attempt.stopped()));
             }
-            attempt.give_up(attempt.stopped());
+            attempt.give_up(Why::Stopped);
             return None;
         }
         if self.machine.is_over() {
@@ -84,7 +86,7 @@ impl Driver {
             State::Beside | State::Orphan | State::Asking | State::Passing
         );
         if attempt.is_late(!waits && !is_heard) && !(is_lent && self.has_word()) {
-            self.give_up(core, attempt, attempt.hung());
+            self.give_up(core, attempt, Why::Hung);
         }
         None
     }
@@ -97,11 +99,11 @@ impl Driver {
         let takes = matches!(self.machine.state(), State::Passing | State::Letting);
         let successor = self.successor.as_ref().and_then(|caller| caller.pid);
         if attempt.is_own() && !(takes && attempt.is(successor)) {
-            self.give_up(core, &attempt, attempt.stopped());
+            self.give_up(core, &attempt, Why::Stopped);
         }
     }
 
-    fn give_up(&mut self, core: &Core, attempt: &Attempt, why: Error) {
+    fn give_up(&mut self, core: &Core, attempt: &Attempt, why: Why) {
         attempt.give_up(why);
         self.arrivals.retain(|caller| !attempt.is(caller.pid));
         if self.is_lent_to(attempt) {
