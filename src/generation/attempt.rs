@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use std::{io, process, thread};
@@ -101,6 +102,12 @@ impl Attempt {
                 format!("{who} is already on its way"),
             ));
         }
+        // Its thread may have ended since it was asked.
+        core.command(core::Command::Look).map_err(|_| {
+            core.forget_attempt(&this);
+            let why = "this process serves no more";
+            this.refused(io::ErrorKind::ConnectionAborted, why)
+        })?;
         let attempt = Arc::clone(&this);
         let thread = thread::Builder::new().name("reuseport-next".to_owned());
         let started = thread.spawn(move || attempt.run(command));
@@ -303,5 +310,86 @@ impl Attempt {
     pub(super) fn foreign(&self) -> Error {
         let why = format!("process {} has started it, and not this one", self.owner);
         self.refused(io::ErrorKind::ConnectionAborted, why)
+    }
+}
+
+/// The process that was started, and the generation, which is kept until it is decided what becomes of that.
+pub(super) type Begun = Option<(Arc<Attempt>, Generation)>;
+
+impl Core {
+    fn begun(&self) -> MutexGuard<'_, Begun> {
+        self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn attempt(&self) -> Option<Arc<Attempt>> {
+        self.begun()
+            .as_ref()
+            .map(|(attempt, _)| Arc::clone(attempt))
+    }
+
+    /// Notes what is being started, unless something is: that is returned.
+    pub(super) fn set_attempt(
+        &self,
+        attempt: &Arc<Attempt>,
+        generation: &Generation,
+    ) -> Option<Arc<Attempt>> {
+        let mut begun = self.begun();
+        match &*begun {
+            Some((other, _)) if other.is_own() => Some(Arc::clone(other)),
+            _ => {
+                let before = begun.replace((Arc::clone(attempt), generation.clone()));
+                drop(begun);
+                drop(before);
+                None
+            }
+        }
+    }
+
+    /// Forgets it. The generation may be dropped by that.
+    pub(super) fn forget_attempt(&self, attempt: &Attempt) {
+        let is_it = |begun: &mut (Arc<Attempt>, _)| std::ptr::eq(&*begun.0, attempt);
+        let begun = self.begun().take_if(is_it);
+        drop(begun);
+    }
+
+    pub(super) fn successor(&self) -> Option<Option<u32>> {
+        *self
+            .successor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_successor(&self, successor: Option<Option<u32>>) {
+        let mut now = self
+            .successor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *now = successor;
+    }
+
+    /// Why nothing can be started to take over from this process, as far as is known without asking its thread.
+    pub(super) fn cannot_restart(&self) -> Option<(io::ErrorKind, String)> {
+        if self.predecessor.is_some() && !self.asked.load(Ordering::SeqCst) {
+            let why = "this process has not taken over itself";
+            return Some((io::ErrorKind::InvalidInput, why.to_owned()));
+        }
+        if !self.is_ending.load(Ordering::SeqCst) {
+            return None;
+        }
+        let why = match (self.successor(), self.relieved.has()) {
+            (None, false) => "this process has been told to stop".to_owned(),
+            (None, true) => "this process serves no more".to_owned(),
+            (Some(pid), false) => by(pid, "is already taking over"),
+            (Some(pid), true) => by(pid, "has already taken over"),
+        };
+        Some((io::ErrorKind::ConnectionAborted, why))
+    }
+}
+
+/// What a process does that takes over, for a sentence.
+pub(super) fn by(pid: Option<u32>, does: &str) -> String {
+    match pid {
+        Some(pid) => format!("process {pid} {does}"),
+        None => format!("a process of another container {does}"),
     }
 }

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::attempt::Begun;
 use super::driver::{self, Driver};
-use super::restart::Begun;
 use crate::error::Error;
 use crate::group::{Drained, Guarantee, Shared, Signal};
 use crate::sys::{self, Kind, wait::Bell};

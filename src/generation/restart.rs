@@ -2,17 +2,14 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::process::{Command, ExitStatus};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Generation;
 use super::attempt::Attempt;
-use super::core::Core;
 use crate::error::Error;
 use crate::group::Key;
 use crate::trace;
@@ -300,13 +297,13 @@ impl Generation {
     /// # Errors
     ///
     /// What the system answers, where the process, or a thread for it, cannot be started.
-    /// [`Other`](io::ErrorKind::Other) where it has ended before it had taken over, with its status.
-    /// [`TimedOut`](io::ErrorKind::TimedOut) where it was killed because it hung.
-    /// [`ResourceBusy`](io::ErrorKind::ResourceBusy) where another that was started so is still on its way.
-    /// [`ConnectionAborted`](io::ErrorKind::ConnectionAborted) where this process has been told to
+    /// [`Other`](std::io::ErrorKind::Other) where it has ended before it had taken over, with its status.
+    /// [`TimedOut`](std::io::ErrorKind::TimedOut) where it was killed because it hung.
+    /// [`ResourceBusy`](std::io::ErrorKind::ResourceBusy) where another that was started so is still on its way.
+    /// [`ConnectionAborted`](std::io::ErrorKind::ConnectionAborted) where this process has been told to
     /// [stop](Self::stop), or serves no more; and where a process takes over that was started elsewhere: then the
     /// one that was started here goes on, and takes over from that.
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) where this process has not begun to take over itself.
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where this process has not begun to take over itself.
     pub fn restart(&self, command: Command) -> Restart {
         Restart {
             begun: Attempt::begin(self, command).inspect_err(trace::refused),
@@ -332,86 +329,5 @@ impl Generation {
     #[must_use]
     pub fn successor_pid(&self) -> Option<u32> {
         self.core().successor().flatten()
-    }
-}
-
-/// The process that was started, and the generation, which is kept until it is decided what becomes of that.
-pub(super) type Begun = Option<(Arc<Attempt>, Generation)>;
-
-impl Core {
-    fn begun(&self) -> MutexGuard<'_, Begun> {
-        self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn attempt(&self) -> Option<Arc<Attempt>> {
-        self.begun()
-            .as_ref()
-            .map(|(attempt, _)| Arc::clone(attempt))
-    }
-
-    /// Notes what is being started, unless something is: that is returned.
-    pub(super) fn set_attempt(
-        &self,
-        attempt: &Arc<Attempt>,
-        generation: &Generation,
-    ) -> Option<Arc<Attempt>> {
-        let mut begun = self.begun();
-        match &*begun {
-            Some((other, _)) if other.is_own() => Some(Arc::clone(other)),
-            _ => {
-                let before = begun.replace((Arc::clone(attempt), generation.clone()));
-                drop(begun);
-                drop(before);
-                None
-            }
-        }
-    }
-
-    /// Forgets it. The generation may be dropped by that.
-    pub(super) fn forget_attempt(&self, attempt: &Attempt) {
-        let is_it = |begun: &mut (Arc<Attempt>, _)| std::ptr::eq(&*begun.0, attempt);
-        let begun = self.begun().take_if(is_it);
-        drop(begun);
-    }
-
-    pub(super) fn successor(&self) -> Option<Option<u32>> {
-        *self
-            .successor
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn set_successor(&self, successor: Option<Option<u32>>) {
-        let mut now = self
-            .successor
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *now = successor;
-    }
-
-    /// Why nothing can be started to take over from this process, as far as is known without asking its thread.
-    pub(super) fn cannot_restart(&self) -> Option<(io::ErrorKind, String)> {
-        if self.predecessor.is_some() && !self.asked.load(Ordering::SeqCst) {
-            let why = "this process has not taken over itself";
-            return Some((io::ErrorKind::InvalidInput, why.to_owned()));
-        }
-        if !self.is_ending.load(Ordering::SeqCst) {
-            return None;
-        }
-        let why = match (self.successor(), self.relieved.has()) {
-            (None, false) => "this process has been told to stop".to_owned(),
-            (None, true) => "this process serves no more".to_owned(),
-            (Some(pid), false) => by(pid, "is already taking over"),
-            (Some(pid), true) => by(pid, "has already taken over"),
-        };
-        Some((io::ErrorKind::ConnectionAborted, why))
-    }
-}
-
-/// What a process does that takes over, for a sentence.
-pub(super) fn by(pid: Option<u32>, does: &str) -> String {
-    match pid {
-        Some(pid) => format!("process {pid} {does}"),
-        None => format!("a process of another container {does}"),
     }
 }

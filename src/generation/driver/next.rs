@@ -7,10 +7,9 @@ use std::time::Instant;
 
 use super::Driver;
 use crate::error::Error;
-use crate::generation::attempt::{Attempt, Now, Why};
+use crate::generation::attempt::{Attempt, Now, Why, by};
 use crate::generation::core::Core;
 use crate::generation::machine::{Event, Peer, State};
-use crate::generation::restart::by;
 use crate::generation::wire::Word;
 use crate::sys;
 use crate::trace;
@@ -104,9 +103,11 @@ impl Driver {
     }
 
     fn give_up(&mut self, core: &Core, attempt: &Attempt, why: Why) {
-        attempt.give_up(why);
+        // Before it is killed: then nothing shows any more what it has started.
+        let is_lent = self.is_lent_to(attempt);
         self.arrivals.retain(|caller| !attempt.is(caller.pid));
-        if self.is_lent_to(attempt) {
+        attempt.give_up(why);
+        if is_lent {
             // What the child has started is not killed, and hears it.
             self.say(Peer::Successor, Word::Superseded);
             self.successor = None;
