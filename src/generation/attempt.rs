@@ -147,7 +147,7 @@ impl Attempt {
     fn started(&self, mut child: Child) -> u32 {
         let pid = child.id();
         // Nobody reads what it says there.
-        drop((child.stdin.take(), child.stdout.take(), child.stderr.take()));
+        let _pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let mut state = self.state();
         if state.given_up.is_some() {
             // It may have ended.
