@@ -17,7 +17,7 @@ use crate::sys;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the end of a process is waited for that was killed: it may be in a call that nothing interrupts.
-const KILLED: Duration = Duration::from_secs(5);
+const KILLED: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(super) struct Attempt {
@@ -214,9 +214,9 @@ impl Attempt {
         let state = self.state();
         match (&state.stage, state.given_up) {
             (Stage::Refused(error), _) => Now::Refused(error.clone()),
-            (Stage::Ended(_), Some((why, _))) => Now::Over(self.because(why, &state)),
+            (Stage::Ended(_), Some((why, _))) => Now::Over(self.because(why, &state, "")),
             (_, Some((why, until))) if Instant::now() >= until => {
-                Now::Over(self.because(why, &state))
+                Now::Over(self.because(why, &state, ", and has not ended yet"))
             }
             (_, Some(_)) => Now::GivenUp,
             (Stage::Starting, None) => Now::Starts,
@@ -283,13 +283,13 @@ impl Attempt {
         self.process(self.state().pid)
     }
 
-    fn because(&self, why: Why, state: &State) -> Error {
+    fn because(&self, why: Why, state: &State, but: &str) -> Error {
         match why {
             Why::Stopped => self.stopped(),
             Why::Hung => {
                 let (who, timeout) = (self.process(state.pid), state.timeout);
                 let why = "was killed, because it hung: it had not begun to take over within";
-                let why = format!("{who} {why} {timeout:?}");
+                let why = format!("{who} {why} {timeout:?}{but}");
                 self.refused(io::ErrorKind::TimedOut, why)
             }
         }
