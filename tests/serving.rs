@@ -19,7 +19,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use axum::{Router, routing::get};
-use reuseport::{Generation, Options, Serve, Std, Tokio};
+use reuseport::{Generation, Net, Options, Serve, Shutdown, Std, Tokio};
 use traffic::{Traffic, ask};
 use util::{PATIENCE, Runtime, assert_drained, in_namespace, is_child};
 
@@ -121,6 +121,74 @@ fn an_iterator_ends_for_blocking_workers() {
         let worker = thread::spawn(move || first.map(Result::unwrap).count());
         roster.close(0).unwrap();
         worker.join().unwrap();
+    });
+}
+
+/// A loop as anybody writes it with tokio, which is told when to end; how many it has accepted.
+async fn accept_until(end: Shutdown, listener: tokio::net::TcpListener) -> usize {
+    let mut end = std::pin::pin!(end);
+    let mut accepted = 0;
+    loop {
+        tokio::select! {
+            () = &mut end => return accepted,
+            connection = listener.accept() => {
+                let (stream, _) = connection.expect("nothing is amiss until it is to end");
+                accepted += 1;
+                tokio::spawn(async move {
+                    let mut byte = [0];
+                    if Tokio::read(&stream, &mut byte).await.unwrap() == 1 {
+                        Tokio::write_all(&stream, &byte).await.unwrap();
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Those that come in the grace of others, and one that stops in it, leave them their listeners.
+#[test]
+fn a_grace_is_not_cut() {
+    const TEST: &str = "a_grace_is_not_cut";
+    if !is_child(TEST) {
+        return util::in_child(TEST);
+    }
+    in_namespace("a grace that is not cut", || {
+        let start = || {
+            let (addr, taken) = std::sync::mpsc::channel();
+            let worker = thread::spawn(move || {
+                <Tokio as Runtime>::block_on(async {
+                    let (listener, generation) = Tokio::serve(ADDR).unwrap();
+                    let taking = generation.take_over(PATIENCE);
+                    let stops = generation.clone();
+                    tokio::spawn(async move { addr.send((stops, taking.await)).unwrap() });
+                    let accepted = accept_until(generation.shutdown(), listener).await;
+                    assert_drained(generation.outcome());
+                    accepted
+                })
+            });
+            let (generation, taken) = taken.recv_timeout(PATIENCE).unwrap();
+            assert_drained(taken);
+            (generation, worker)
+        };
+        let mut servers = vec![start()];
+        let traffic = Traffic::tcp(ADDR);
+        for _ in 0..4 {
+            traffic.go_on(100);
+            servers.push(start());
+        }
+        // One that comes and goes, beside four of before.
+        drop(Std::serve(ADDR).unwrap());
+        traffic.go_on(100);
+        traffic.assert_nothing_lost("graces that overlap");
+        let (last, _) = &servers[4];
+        last.stop();
+        for (_, worker) in servers {
+            assert!(worker.join().unwrap() > 0);
+        }
+        // All have left nothing behind.
+        ask(ADDR).unwrap_err();
+        let (_listener, generation) = Std::serve(ADDR).unwrap();
+        assert!(generation.predecessor().is_none());
     });
 }
 

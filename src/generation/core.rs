@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::attempt::Begun;
@@ -25,6 +25,9 @@ const TAKEOVER: Duration = Duration::from_secs(64);
 /// lost, and one that is not there is not waited for.
 pub(super) const STOP: Duration = Duration::from_secs(10);
 
+/// How long the last handle waits for the thread, which answers at once unless a peer hangs.
+const DROP: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct Core {
     pub(super) shared: Arc<Shared>,
@@ -39,6 +42,8 @@ pub(super) struct Core {
     pub(super) relieved: Signal<()>,
     /// Fresh connections have had time besides.
     pub(super) shutdown: Signal<()>,
+    /// The thread has heard that no handle is left.
+    pub(super) dropped: Signal<()>,
     /// Whether clients should find another process from now on.
     pub(super) is_ending: AtomicBool,
     /// What was left to accept when nothing more came; or why it does not serve.
@@ -71,6 +76,7 @@ struct Thread {
     bell: Arc<Bell>,
     /// The process in which it runs: a child that was forked has none.
     pid: Option<u32>,
+    id: Option<ThreadId>,
 }
 
 /// What the program asks for.
@@ -104,6 +110,7 @@ impl Core {
             taken: Signal::new(),
             relieved: Signal::new(),
             shutdown: Signal::new(),
+            dropped: Signal::new(),
             is_ending: AtomicBool::new(false),
             outcome: Mutex::new(Ok(Drained::default())),
             settings: Mutex::new(Settings {
@@ -117,6 +124,7 @@ impl Core {
             thread: Mutex::new(Thread {
                 bell: Arc::new(Bell::new()?),
                 pid: None,
+                id: None,
             }),
             attempt: Mutex::new(None),
             successor: Mutex::new(None),
@@ -174,12 +182,13 @@ impl Core {
                 .name("reuseport-gen".to_owned())
                 .spawn(move || driver::run(&core))
         };
-        started().map_err(|error| {
+        let started = started().map_err(|error| {
             let what = format!("cannot start a thread for the generation on {}", self.addr);
             let why = sys::resource_reason(&error);
             Error::system(what, error).at(self.addr).why(why)
         })?;
         thread.pid = Some(me);
+        thread.id = Some(started.thread().id());
         Ok(())
     }
 
@@ -194,6 +203,23 @@ impl Core {
             let what = format!("cannot wake the thread of the generation on {}", self.addr);
             Error::system(what, error).at(self.addr)
         })
+    }
+
+    /// No handle is left.
+    ///
+    /// The program closes its members next. Where those of the predecessor get everything, these leave the
+    /// group first: a close alone can lose a datagram.
+    pub(super) fn give_up(&self) {
+        let is_beside = self.shared.state().is_beside();
+        // An error where it is over.
+        let is_told = self.command(Command::Drop).is_ok();
+        let answers = {
+            let thread = self.thread();
+            thread.pid == Some(std::process::id()) && thread.id != Some(thread::current().id())
+        };
+        if is_beside && is_told && answers {
+            self.dropped.wait_for(DROP);
+        }
     }
 
     pub(super) fn has_ended(&self) -> Error {

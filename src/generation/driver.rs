@@ -224,8 +224,11 @@ impl Driver {
                 self.stop_next(core);
                 self.handle(core, Event::Stop);
             }
+            Command::Drop => {
+                self.handle(core, Event::Dropped);
+                core.dropped.put(());
+            }
             Command::Look => {}
-            Command::Drop => self.handle(core, Event::Dropped),
         }
     }
 
@@ -275,6 +278,19 @@ impl Driver {
             && self.arrivals.iter().any(|caller| caller.is_heard)
         {
             let before = self.machine.state();
+            if before == State::Parting {
+                let mut state = core.shared.state();
+                if state.is_crowded() {
+                    return;
+                }
+                let waits = state.is_waited_for();
+                drop(state);
+                if waits {
+                    // Their removal is what ends the waiting.
+                    self.handle(core, Event::Expired);
+                    continue;
+                }
+            }
             self.handle(core, Event::Arrived);
             if matches!(before, State::Lending | State::Stopping) || self.machine.state() == before
             {

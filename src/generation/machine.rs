@@ -40,6 +40,19 @@ pub(crate) struct Machine {
     superseded: bool,
     /// Whether the program has asked to end.
     stops: bool,
+    behind: Behind,
+}
+
+/// What is still to be done for the predecessor, whose listeners are hidden, when this one is again without
+/// a successor: until then a removal would move members of which the successor knows the places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Behind {
+    #[default]
+    Nothing,
+    /// To wait until it has closed them.
+    Open,
+    /// To remove them.
+    Closed,
 }
 
 use Action::{
@@ -64,6 +77,7 @@ impl Machine {
             dropped: false,
             superseded: false,
             stops: false,
+            behind: Behind::Nothing,
         }
     }
 
@@ -103,7 +117,7 @@ impl Machine {
         const GRACE: Duration = Duration::from_secs(5);
         match self.state {
             State::Serving | State::Stopping => true,
-            // Its UDP sockets may still have something to answer.
+            // UDP sockets of the predecessor may still have something to answer, and are in their places.
             State::Parting => self.mode == Mode::Connections,
             State::Lending => since >= GRACE,
             _ => false,
@@ -132,6 +146,12 @@ impl Machine {
         match state {
             State::Serving if self.stops => {
                 self.state = State::Stopping;
+                actions.push(Action::Stop);
+            }
+            // The predecessor's listeners are hidden, and disturb nobody.
+            State::Parting if self.stops && self.mode == Mode::Connections => {
+                self.state = State::Stopping;
+                self.behind = Behind::Open;
                 actions.push(Action::Stop);
             }
             // It goes on as a group of its own, which no successor finds.
@@ -196,22 +216,40 @@ impl Machine {
             (State::Draining, Ended(Predecessor)) => (State::Ending, vec![Hide, Drain]),
             (State::Ending, Drained | Expired) => (State::Serving, vec![Taken, Remove]),
 
-            (
-                State::Parting,
-                Heard(Predecessor, Word::Closed) | Ended(Predecessor) | Expired | Arrived,
-            )
+            (State::Parting, Heard(Predecessor, Word::Closed) | Ended(Predecessor) | Expired)
             | (State::Removing, Expired)
             | (State::Keeping, Heard(Predecessor, Word::Closed) | Ended(Predecessor)) => {
                 (State::Serving, vec![Remove, Say(Predecessor, Word::Taken)])
+            }
+            // The successor that has come removes what the predecessor has closed by then.
+            (State::Parting, Arrived) => {
+                self.behind = Behind::Open;
+                (State::Lending, vec![Lend])
+            }
+            (
+                State::Lending | State::Passing | State::Letting,
+                Heard(Predecessor, Word::Closed) | Ended(Predecessor),
+            ) if self.behind == Behind::Open => {
+                self.behind = Behind::Closed;
+                (self.state, vec![Say(Predecessor, Word::Taken)])
+            }
+            (State::Stopping, Heard(Predecessor, Word::Closed) | Ended(Predecessor))
+                if self.behind == Behind::Open =>
+            {
+                self.behind = Behind::Nothing;
+                (State::Stopping, vec![Remove, Say(Predecessor, Word::Taken)])
             }
             (State::Serving, Failed(Remove)) => (State::Removing, Vec::new()),
 
             (State::Over | State::Relieved, Event::TakeOver) => (self.state, vec![Taken]),
             (State::Lending, Event::Stop) => (State::Stopping, vec![Action::Stop]),
-            (State::Parting, Event::Stop) => {
+            (State::Parting, Event::Stop) if self.mode != Mode::Connections => {
                 (State::Serving, vec![Remove, Say(Predecessor, Word::Taken)])
             }
-            (State::Stopping, Failed(Remove)) => (State::Stopping, vec![Action::Stop]),
+            (State::Stopping, Failed(Remove)) => (
+                State::Stopping,
+                vec![Say(Predecessor, Word::Taken), Action::Stop],
+            ),
             (State::Stopping, Drained | Expired) => (State::Over, vec![Relieve, Forget]),
             (State::Stopping, Nothing) => {
                 let words = [Say(Successor, Word::Yield), Relieve, Forget];
@@ -231,27 +269,22 @@ impl Machine {
             }
 
             (State::Serving, Arrived) => (State::Lending, vec![Lend]),
-            (State::Lending, Failed(Lend)) => (
-                State::Serving,
-                vec![Say(Successor, Word::Refused), TakeBack],
-            ),
-            (State::Serving | State::Lending, Nothing) => {
+            (State::Lending, Failed(Lend | Admit)) => {
+                self.alone(vec![Say(Successor, Word::Refused), TakeBack])
+            }
+            (State::Serving | State::Parting | State::Lending, Nothing) => {
                 let words = [Say(Successor, Word::Yield), Close, Relieve, Forget];
                 (State::Relieved, words.to_vec())
             }
             (State::Lending, Heard(Successor, Word::Mine)) => {
                 (State::Lending, vec![Admit, Say(Successor, Word::Accepted)])
             }
-            (State::Lending, Failed(Admit)) => (
-                State::Serving,
-                vec![Say(Successor, Word::Refused), TakeBack],
-            ),
             (State::Lending, Arrived) => (
                 State::Lending,
                 vec![Say(Successor, Word::Superseded), TakeBack, Lend],
             ),
             (State::Lending, Heard(Successor, Word::GivingUp) | Ended(Successor)) => {
-                (State::Serving, vec![TakeBack])
+                self.alone(vec![TakeBack])
             }
             (State::Lending | State::Stopping, Heard(Successor, Word::Taking)) => {
                 (State::Passing, vec![Freeze, Say(Successor, Word::Go)])
@@ -260,13 +293,25 @@ impl Machine {
                 (State::Stopping, vec![Thaw, Action::Stop])
             }
             (State::Passing, Heard(Successor, Word::Back)) => (State::Lending, vec![Thaw]),
-            (State::Passing, Ended(Successor)) => (State::Serving, vec![TakeBack]),
+            (State::Passing, Ended(Successor)) => self.alone(vec![TakeBack]),
             (State::Passing, Heard(Successor, Word::Empty)) => (State::Letting, vec![Relieve]),
             (State::Letting, LetGo) => (State::Letting, vec![Say(Successor, Word::Closed)]),
             (State::Letting, Heard(Successor, Word::Taken) | Ended(Successor)) => {
                 (State::Relieved, vec![Forget])
             }
             _ => stay,
+        }
+    }
+
+    /// Where the machine is when the successor is gone.
+    fn alone(&mut self, mut actions: Vec<Action>) -> (State, Vec<Action>) {
+        match std::mem::take(&mut self.behind) {
+            Behind::Nothing => (State::Serving, actions),
+            Behind::Open => (State::Parting, actions),
+            Behind::Closed => {
+                actions.push(Remove);
+                (State::Serving, actions)
+            }
         }
     }
 }

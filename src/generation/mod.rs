@@ -23,7 +23,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::core::{Command, Core};
+use self::core::Core;
 pub use self::farewell::Farewell;
 pub use self::incoming::Incoming;
 #[cfg(feature = "tower")]
@@ -62,8 +62,9 @@ use crate::trace;
 /// what is lost is what that process held.
 ///
 /// When the last clone is dropped before `take_over`, this process's members leave the group, and the
-/// predecessor goes on: nothing is lost. Dropped later, the process goes on, and no successor can find it. A successor that
-/// does not take over within five seconds is superseded by the next one that starts.
+/// predecessor goes on: nothing is lost. The drop waits for that, some microseconds and a second at the most.
+/// Dropped later, the process goes on, and no successor can find it. A successor that does not take over
+/// within five seconds is superseded by the next one that starts.
 ///
 /// A supervisor must start the relieved process again only where it has failed (systemd:
 /// `Restart=on-failure`): two that are always started again replace each other for ever.
@@ -334,8 +335,7 @@ impl Generation {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // An error where it is over.
-        let _ = self.0.command(Command::Drop);
+        self.0.give_up();
     }
 }
 

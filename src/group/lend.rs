@@ -28,20 +28,22 @@ impl State {
     /// Every socket of the group in the kernel's order, for another process; empty where no member is
     /// open any more, and nothing of the group is left.
     ///
-    /// Those that have left keep their places until their owners close them.
+    /// Those that have left keep their places until their owners close them, and so do those of the process
+    /// before this one.
     pub(crate) fn lend(&mut self) -> Result<Vec<Lent>, Error> {
         self.check_order()?;
         self.sweep()?;
-        if self.table.iter().all(|entry| entry.role == Role::Empty) {
-            self.remove_empty()?;
+        let is_done = |role| matches!(role, Role::Empty | Role::Predecessor);
+        if self.table.iter().all(|entry| is_done(entry.role)) {
+            self.remove_all(is_done)?;
         }
         self.lend_these()
     }
 
-    fn remove_empty(&mut self) -> Result<(), Error> {
-        let empty = self.table.iter().filter(|entry| entry.role == Role::Empty);
-        let empty: Vec<Id> = empty.map(|entry| entry.id).collect();
-        self.remove(&empty).map(drop)
+    fn remove_all(&mut self, of: impl Fn(Role) -> bool) -> Result<(), Error> {
+        let all = self.table.iter().filter(|entry| of(entry.role));
+        let all: Vec<Id> = all.map(|entry| entry.id).collect();
+        self.remove(&all).map(drop)
     }
 
     fn lend_these(&mut self) -> Result<Vec<Lent>, Error> {
@@ -56,7 +58,7 @@ impl State {
                     ));
                 }
                 Ok(Some(fd)) => lent.push(Lent {
-                    number: entry.number,
+                    number: entry.number.filter(|_| entry.role != Role::Predecessor),
                     exact: entry.exact,
                     fd,
                 }),
@@ -86,7 +88,7 @@ impl State {
     pub(crate) fn lend_all(&mut self) -> Result<Vec<Lent>, Error> {
         self.check_order()?;
         self.sweep()?;
-        self.remove_empty()?;
+        self.remove_all(|role| role == Role::Empty)?;
         let lent = self.lend_these()?;
         let why = match self.table.iter().all(|entry| entry.role == Role::Serves) {
             true if !lent.is_empty() => return Ok(lent),
@@ -137,6 +139,7 @@ impl State {
         let mut out = Vec::new();
         for entry in self.table.iter_mut() {
             let is_hidden = !self.is_stopping
+                && entry.role.is_own()
                 && match entry.socket.open() {
                     Ok(Some(fd)) => sys::is_hidden(sys::borrow(&*fd)),
                     Ok(None) | Err(_) => false,
@@ -232,6 +235,11 @@ impl State {
         Ok(())
     }
 
+    /// Whether the predecessor's members get everything.
+    pub(crate) fn is_beside(&self) -> bool {
+        self.stage == Stage::Before
+    }
+
     /// From here on this generation gets what is new; false where none of its members is in the group any
     /// more. After an error the predecessor goes on.
     pub(crate) fn take_over(&mut self) -> Result<bool, Error> {
@@ -255,6 +263,25 @@ impl State {
             Some((entry.id, entry.socket.open().ok()??))
         };
         predecessors.filter_map(open).collect()
+    }
+
+    /// Whether so many processes came after each other that the next one waits until they have closed what
+    /// they had.
+    pub(crate) fn is_crowded(&self) -> bool {
+        /// For each socket of this process.
+        const MOST: usize = 16;
+        let count = |of: fn(Role) -> bool| {
+            let entries = self.table.iter();
+            entries.filter(|entry| of(entry.role)).count()
+        };
+        count(|role| role == Role::Predecessor) > MOST * count(Role::is_own)
+    }
+
+    /// Whether a worker of the predecessor may wait in the kernel for a connection.
+    pub(crate) fn is_waited_for(&mut self) -> bool {
+        let predecessors = self.predecessors();
+        let mut fds = predecessors.iter().map(|(_, fd)| sys::borrow(&**fd));
+        fds.any(sys::is_blocking)
     }
 
     /// How many spacers are needed before the predecessors can be removed.
@@ -308,7 +335,12 @@ impl State {
 
     /// Whether a socket can be kept from being found without being closed.
     pub(crate) fn can_hide(&mut self) -> bool {
-        let via = self.via().ok().flatten();
+        // Of what is hidden already the kernel says no (sock_bindtoindex_locked).
+        let mut entries = self.table.iter_mut();
+        let via = entries.find_map(|entry| match entry.socket.hidden {
+            true => None,
+            false => entry.socket.open().ok()?,
+        });
         via.is_some_and(|fd| sys::can_hide(sys::borrow(&*fd)))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 #[derive(Debug)]
 pub(crate) struct Signal<T> {
@@ -88,6 +89,15 @@ impl<T> Signal<T> {
             let waker = self.state().wakers.remove(&number);
             drop(waker);
         }
+    }
+
+    /// Waits in the kernel until there is a value, but not longer than this.
+    pub(crate) fn wait_for(&self, longest: Duration) {
+        let state = self.state();
+        // A mutex that is poisoned guards a value all the same.
+        let _ = self
+            .put
+            .wait_timeout_while(state, longest, |state| state.value.is_none());
     }
 
     pub(crate) fn wait<R>(&self, mut get: impl FnMut(&mut Option<T>) -> Option<R>) -> R {

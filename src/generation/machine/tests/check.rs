@@ -1,6 +1,6 @@
 //! What holds in every world, and what holds where nothing more happens by itself.
 
-use super::world::{Named, Process, World};
+use super::world::{Guest, Named, Process, World};
 use crate::generation::machine::{Mode, State};
 use crate::generation::wire::Word;
 
@@ -47,6 +47,7 @@ impl World {
                     assert!(!self.old.is_in, "{self:#?}");
                 }
                 State::Keeping => assert!(self.old.is_alive, "{self:#?}"),
+                State::Lending => assert_eq!(self.guest, Guest::There, "{self:#?}"),
                 State::Over => {}
                 other => panic!("it stops while {other:?}: {self:#?}"),
             }

@@ -33,6 +33,14 @@ pub(super) struct Process {
     pub(super) heard_empty: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Guest {
+    NotYet,
+    /// It stands behind the others, none of which may be removed now.
+    There,
+    Gone,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct World {
     pub(super) old: Process,
@@ -47,6 +55,8 @@ pub(super) struct World {
     pub(super) stops: u8,
     /// Whether a third process has come, which does nothing.
     pub(super) third: bool,
+    /// What is with one that comes to the new one in the grace of the old one, and goes.
+    pub(super) guest: Guest,
     pub(super) mode: Mode,
 }
 
@@ -73,6 +83,8 @@ pub(super) enum Step {
     Kill(Side),
     Drop(Side),
     Third,
+    GuestCame,
+    GuestDied,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +130,7 @@ impl World {
             faults: 2,
             stops: 1,
             third: false,
+            guest: Guest::NotYet,
             mode,
         }
     }
@@ -205,6 +218,14 @@ impl World {
         if self.old.is_alive && !self.third && takes && self.old.inbox.is_empty() {
             steps.push(Step::Third);
         }
+        let takes = self.new.machine.takes_arrival(Duration::ZERO);
+        let may_come = self.faults > 0 && self.guest == Guest::NotYet;
+        if self.new.is_alive && may_come && takes && !self.new.machine.stops() {
+            steps.push(Step::GuestCame);
+        }
+        if self.new.is_alive && self.guest == Guest::There {
+            steps.push(Step::GuestDied);
+        }
         steps
     }
 
@@ -241,6 +262,15 @@ impl World {
             Step::Third => {
                 self.third = true;
                 self.on(Old, Event::Arrived, false);
+            }
+            Step::GuestCame => {
+                self.faults -= 1;
+                self.guest = Guest::There;
+                self.on(New, Event::Arrived, false);
+            }
+            Step::GuestDied => {
+                self.on(New, Event::Ended(Peer::Successor), false);
+                self.guest = Guest::Gone;
             }
         }
     }
@@ -305,9 +335,12 @@ impl World {
 
     pub(super) fn act(&mut self, side: Side, action: Action) -> Option<Event> {
         match action {
-            Action::Say(_, word) => {
+            Action::Say(peer, word) => {
                 // To the third: nothing hears it.
                 if side == Old && self.third && word != Word::Superseded {
+                    return None;
+                }
+                if side == New && peer == Peer::Successor {
                     return None;
                 }
                 let has_line = self.process(side).has_line;
@@ -329,6 +362,10 @@ impl World {
             }
             Action::Remove => {
                 self.check_that_old_is_done();
+                if self.guest == Guest::There {
+                    assert!(self.new.machine.stops(), "members are moved");
+                    return None;
+                }
                 assert_eq!(
                     self.named,
                     Named::New,
@@ -336,8 +373,11 @@ impl World {
                 );
                 self.old.is_in = false;
             }
+            Action::TakeBack if side == New => {
+                assert_eq!(self.guest, Guest::There);
+                self.guest = Guest::Gone;
+            }
             Action::TakeBack => {
-                assert_eq!(side, Old);
                 self.frozen = false;
                 self.new.is_in = false;
                 let is_gone = !self.old.is_in || self.old.is_hidden;
