@@ -46,7 +46,8 @@ pub use backends::Std;
 pub use backends::Tokio;
 pub use error::Error;
 pub use generation::{
-    Farewell, Generation, Incoming, Predecessor, Relieved, Serve, Shutdown, TakeOver,
+    Ended, Farewell, Generation, Incoming, Predecessor, Program, Relieved, Restart, Serve,
+    Shutdown, Successor, TakeOver,
 };
 #[cfg(feature = "tower")]
 pub use generation::{FarewellFuture, FarewellService};

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
+use super::attempt::Begun;
 use super::driver::{self, Driver};
 use crate::error::Error;
 use crate::group::{Drained, Guarantee, Shared, Signal};
@@ -48,13 +49,17 @@ pub(super) struct Core {
     /// What was left to accept when nothing more came; or why it does not serve.
     outcome: Mutex<Result<Drained, Error>>,
     pub(super) settings: Mutex<Settings>,
-    asked: AtomicBool,
+    pub(super) asked: AtomicBool,
     /// Whether the takeover was begun by a future that tells only when to end.
     is_plain: AtomicBool,
     /// None when its thread has ended for good.
     commands: Mutex<Option<Vec<Command>>>,
     driver: Mutex<Driver>,
     thread: Mutex<Thread>,
+    /// The process that has been started to be the successor; until that is decided, the generation is kept.
+    pub(super) attempt: Mutex<Begun>,
+    /// The process that is taking over, or has; its number where it has one here.
+    pub(super) successor: Mutex<Option<Option<u32>>>,
 }
 
 /// How long things may take.
@@ -80,6 +85,8 @@ pub(super) enum Command {
     TakeOver(Option<Instant>),
     Stop,
     Drop,
+    /// Something has become of the process that was started.
+    Look,
 }
 
 impl Core {
@@ -119,6 +126,8 @@ impl Core {
                 pid: None,
                 id: None,
             }),
+            attempt: Mutex::new(None),
+            successor: Mutex::new(None),
         })
     }
 

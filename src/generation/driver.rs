@@ -2,6 +2,7 @@
 //! [`Machine`], and carries out what that answers.
 
 mod act;
+mod next;
 mod peers;
 
 use std::sync::Arc;
@@ -116,7 +117,9 @@ pub(super) fn run(core: &Arc<Core>) {
         let (bell, sources, until) = {
             let _work = sys::fork::work();
             let driver = core.driver();
-            (core.bell(), driver.sources(), driver.until())
+            let next = core.attempt().and_then(|attempt| attempt.until());
+            let until = driver.until().into_iter().chain(next).min();
+            (core.bell(), driver.sources(), until)
         };
         let fds = sources.iter().map(|(_, fd)| sys::borrow(&**fd));
         let fds: Vec<_> = std::iter::once(sys::borrow(&*bell)).chain(fds).collect();
@@ -140,9 +143,11 @@ pub(super) fn run(core: &Arc<Core>) {
             driver.command(core, command);
         }
         driver.tick(core);
+        driver.attend(core);
         if driver.machine.is_over() {
             driver.hang_up();
-            let is_done = driver.shutdown_at.is_none() && driver.wake_at.is_none();
+            let waits = driver.shutdown_at.is_some() || driver.wake_at.is_some();
+            let is_done = !waits && core.attempt().is_none();
             if is_done && core.close() {
                 return;
             }
@@ -215,11 +220,15 @@ impl Driver {
                 self.deadline = until;
                 self.handle(core, Event::TakeOver);
             }
-            Command::Stop => self.handle(core, Event::Stop),
+            Command::Stop => {
+                self.stop_next(core);
+                self.handle(core, Event::Stop);
+            }
             Command::Drop => {
                 self.handle(core, Event::Dropped);
                 core.dropped.put(());
             }
+            Command::Look => {}
         }
     }
 

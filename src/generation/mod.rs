@@ -1,5 +1,6 @@
 //! Processes of a server that replace each other without losing a connection.
 
+mod attempt;
 mod core;
 mod driver;
 mod farewell;
@@ -10,7 +11,9 @@ mod layer;
 mod machine;
 mod open;
 mod options;
+mod program;
 mod request;
+mod restart;
 mod serve;
 mod shutdown;
 mod wait;
@@ -25,6 +28,8 @@ pub use self::farewell::Farewell;
 pub use self::incoming::Incoming;
 #[cfg(feature = "tower")]
 pub use self::layer::{FarewellFuture, FarewellService};
+pub use self::program::Program;
+pub use self::restart::{Ended, Restart, Successor};
 pub use self::serve::Serve;
 pub use self::shutdown::Shutdown;
 use self::wait::Wait;
@@ -44,7 +49,8 @@ use crate::trace;
 ///
 /// [`Serve`] opens a server that is one listener. [`shutdown`](Self::shutdown) is the future by which
 /// frameworks are told to end, and takes over by its first poll; [`incoming`](Self::incoming) is for loops of
-/// the caller's own. [`stop`](Self::stop) ends a server without a successor.
+/// the caller's own. [`stop`](Self::stop) ends a server without a successor. [`restart`](Self::restart) starts the
+/// next process; so can a shell, a supervisor, or whoever else starts programs.
 ///
 /// Clones are handles of the same generation, for signal handlers and workers.
 ///

@@ -100,6 +100,7 @@ impl Generation {
     ///
     /// A process that is about to take over gets what is new from this call on. One that has not taken over
     /// gives up, and the predecessor goes on. One that is taking over does that first.
+    /// What [`restart`](Self::restart) has started is killed, unless it is taking over by then.
     ///
     /// For UDP nothing is refused: a datagram has no handshake. The sockets receive until they are closed,
     /// and the futures are ready when they have nothing for a moment.

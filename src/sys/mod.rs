@@ -53,6 +53,8 @@
 //! - `occupants(u16) -> io::Result<Vec<Occupant>>`: the sockets on a port, in any order.
 //! - `meet`: a module, where two processes find each other.
 //!
+//! `reap` waits for the end of children, where there are generations, and `program` finds the program again.
+//!
 //! Three modules more have the same functions everywhere, and one implementation for every Unix:
 //! `pass` hands descriptors to another process, `wait` waits for descriptors, and `bounded` has the calls
 //! that block, with a deadline.
@@ -64,11 +66,14 @@ mod child;
 mod facts;
 mod fd;
 pub(crate) mod fork;
+mod program;
+pub(crate) mod reap;
 mod socket;
 
 use std::io;
 
 pub(crate) use fd::{AsFd, BorrowedFd, OwnedFd, borrow, impl_as_fd, number};
+pub(crate) use program::program;
 pub(crate) use socket::{
     Description, Family, Socket, describe, is_broadcast, is_connected_to_itself, local_addr,
     only_v6, peer_addr, reset_at_close, reuses_address, set_nodelay, set_nonblocking, shutdown,
