@@ -306,14 +306,12 @@ impl Machine {
     }
 
     /// Where the machine is when the successor is gone.
-    fn alone(&mut self, mut actions: Vec<Action>) -> (State, Vec<Action>) {
+    fn alone(&mut self, actions: Vec<Action>) -> (State, Vec<Action>) {
         match std::mem::take(&mut self.behind) {
             Behind::Nothing => (State::Serving, actions),
             Behind::Open => (State::Parting, actions),
-            Behind::Closed => {
-                actions.push(Remove);
-                (State::Serving, actions)
-            }
+            // A little later: the successor may have left sockets in the group that are being closed.
+            Behind::Closed => (State::Removing, actions),
         }
     }
 }

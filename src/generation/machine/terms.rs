@@ -16,7 +16,8 @@ pub(crate) enum State {
     Ending,
     /// The predecessor has nothing any more, and is about to close its sockets.
     Parting,
-    /// As parting, and the kernel has refused to remove them: again.
+    /// As parting, and they are removed a moment later: the kernel has refused it, or sockets of a successor
+    /// that is gone may still be in the group.
     Removing,
     /// Under connection ids: the predecessor keeps its flows until it closes its sockets.
     Keeping,
