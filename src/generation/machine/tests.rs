@@ -1,6 +1,7 @@
 //! Two generations, and everything that can become of them: each is killed, hangs, is refused a step or
 //! is dropped at every point, in every order of what happens.
 
+mod act;
 mod check;
 mod world;
 
