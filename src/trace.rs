@@ -72,6 +72,9 @@ cfg_if::cfg_if! {
     }
 }
 
+/// An operator may want to know.
+const STUCK: &str = "a member is stuck";
+
 /// What has happened to a group while its lock was held, to be told when the lock is free.
 #[derive(Debug)]
 pub(crate) struct Event {
@@ -116,6 +119,14 @@ impl Event {
         Self::new("a member has left", addr, Some(member), places)
     }
 
+    pub(crate) fn stuck(addr: SocketAddr, member: usize, waiting: u32) -> Self {
+        Self::new(STUCK, addr, Some(member), &waiting)
+    }
+
+    pub(crate) fn accepts_again(addr: SocketAddr, member: usize) -> Self {
+        Self::new("a member accepts again", addr, Some(member), &())
+    }
+
     pub(crate) fn tell(self) {
         let Self {
             what,
@@ -125,7 +136,10 @@ impl Event {
         } = self;
         cfg_if::cfg_if! {
             if #[cfg(feature = "tracing")] {
-                tracing::debug!(target: "reuseport", %addr, member, detail, "{what}");
+                match what {
+                    STUCK => warn!(target: "reuseport", %addr, member, waiting = detail, "{what}"),
+                    _ => debug!(target: "reuseport", %addr, member, detail, "{what}"),
+                }
             } else {
                 let _ = (what, addr, member, detail);
             }

@@ -309,7 +309,8 @@ impl State {
 
     fn share(&self, entry: &Entry<Sock>) -> u32 {
         match self.gets_new(entry.role) {
-            true => self.steering.weight(entry.number),
+            true if self.load_share(entry) > 0 => self.steering.weight(entry.number),
+            true => 0,
             false => 0,
         }
     }
