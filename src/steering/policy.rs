@@ -208,7 +208,7 @@ impl<K: Copy> Member<K> {
         Self {
             key: seen.key,
             even: f64::from(seen.weight.max(1)),
-            load: seen.load as f64 + f64::from(known.queue),
+            load: seen.load as f64 + f64::from(known.queue.saturating_sub(NOISE)),
             queue: known.queue,
             most: match known.age < WARM {
                 true => f64::from(known.age) / f64::from(WARM),
