@@ -226,9 +226,9 @@ fn fill<K>(members: &mut [Member<K>], arrivals: f64) {
     let height = |member: &Member<K>| member.load / (member.even * n);
     let lowest = members.iter().map(height).fold(f64::INFINITY, f64::min);
     let sum: f64 = members.iter().map(|member| member.load).sum();
-    // Twice what is expected, at least one for each: a burst must not all go to one. And differences of a few
-    // in a hundred are not worth more than a bias.
-    let room = (2.0 * arrivals).max(n).max(sum / 32.0);
+    // Twice what is expected, at least one for each: a burst must not all go to one. And a difference of a
+    // few in a hundred is worth a bias, and no more.
+    let room = (2.0 * arrivals).max(n).max(sum / 8.0);
     let mut order: Vec<usize> = (0..members.len()).collect();
     let above = |member: &Member<K>| (height(member) - lowest).max(0.0);
     order.sort_by(|one, other| above(&members[*one]).total_cmp(&above(&members[*other])));
