@@ -74,6 +74,7 @@ cfg_if::cfg_if! {
 
 /// An operator may want to know.
 const STUCK: &str = "a member is stuck";
+const ACCEPTS: &str = "a member accepts again";
 
 /// What has happened to a group while its lock was held, to be told when the lock is free.
 #[derive(Debug)]
@@ -124,7 +125,7 @@ impl Event {
     }
 
     pub(crate) fn accepts_again(addr: SocketAddr, member: usize) -> Self {
-        Self::new("a member accepts again", addr, Some(member), &())
+        Self::new(ACCEPTS, addr, Some(member), &())
     }
 
     pub(crate) fn tell(self) {
@@ -138,6 +139,7 @@ impl Event {
             if #[cfg(feature = "tracing")] {
                 match what {
                     STUCK => warn!(target: "reuseport", %addr, member, waiting = detail, "{what}"),
+                    ACCEPTS => debug!(target: "reuseport", %addr, member, "{what}"),
                     _ => debug!(target: "reuseport", %addr, member, detail, "{what}"),
                 }
             } else {

@@ -4,7 +4,8 @@
 //! emptiest member must not get everything: it would have all that arrives within a step. Members get
 //! what fills all of them to one level by the next step (Dahlin, "Interpreting Stale Load Information",
 //! 1999), no member more than twice what it would get among equals, and each a little. What waits in a
-//! member's queue counts besides, by its square, as a connection there is not served at all.
+//! member's queue is not served at all, and so counts besides: by how much it is, and by how many steps it has
+//! waited without one being accepted, each by its square.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -49,7 +50,7 @@ pub(crate) struct Seen<K> {
 struct Known {
     queue: u32,
     taken: u32,
-    /// When it was last seen to accept, or to have nothing to accept, and how many steps ago.
+    /// Since when, and for how many steps, something has waited and nothing was seen to be accepted.
     since: Duration,
     steps: u32,
     is_stuck: bool,
@@ -129,7 +130,9 @@ impl<K: Copy + Ord> Policy<K> {
         let mut before = std::mem::take(&mut self.known);
         let mut arrived = 0.0;
         for seen in seen {
-            let mut known = before.remove(&seen.key).unwrap_or(Known {
+            let known = before.remove(&seen.key);
+            let is_known = known.is_some();
+            let mut known = known.unwrap_or(Known {
                 queue: seen.queue.unwrap_or(0),
                 taken: seen.taken,
                 since: now,
@@ -142,19 +145,18 @@ impl<K: Copy + Ord> Policy<K> {
             let taken = seen.taken.wrapping_sub(known.taken);
             arrived += (f64::from(taken) + f64::from(queue) - f64::from(known.queue)).max(0.0);
             let accepts = taken > 0 || queue < known.queue || queue == 0;
-            if accepts {
+            if accepts || known.queue == 0 || !is_known {
                 (known.since, known.steps) = (now, 0);
-                if known.is_stuck {
-                    known.is_stuck = false;
-                    back.push(seen.key);
-                }
             } else {
                 known.steps = known.steps.saturating_add(1);
-                let is_over = now.saturating_sub(known.since) >= self.patience;
-                if is_over && known.steps >= STEPS && !known.is_stuck {
-                    known.is_stuck = true;
-                    stuck.push((seen.key, queue));
-                }
+            }
+            let is_over = now.saturating_sub(known.since) >= self.patience;
+            if known.is_stuck && accepts {
+                known.is_stuck = false;
+                back.push(seen.key);
+            } else if !known.is_stuck && is_over && known.steps >= STEPS {
+                known.is_stuck = true;
+                stuck.push((seen.key, queue));
             }
             (known.queue, known.taken) = (queue, seen.taken);
             known.age = known.age.saturating_add(1);
@@ -197,6 +199,8 @@ struct Member<K> {
     /// The connections that it has, whether it has accepted them or not.
     load: f64,
     queue: u32,
+    /// For how many steps what waits has waited.
+    steps: u32,
     /// The most that it may get, beside what it would get among equals.
     most: f64,
     /// What it gets.
@@ -205,11 +209,17 @@ struct Member<K> {
 
 impl<K: Copy> Member<K> {
     fn of(seen: &Seen<K>, known: &Known) -> Self {
+        // Who publishes is known to be busy or idle.
+        let noise = match seen.load == 0 && seen.taken == 0 {
+            true => NOISE,
+            false => 0,
+        };
         Self {
             key: seen.key,
             even: f64::from(seen.weight.max(1)),
-            load: seen.load as f64 + f64::from(known.queue.saturating_sub(NOISE)),
+            load: seen.load as f64 + f64::from(known.queue.saturating_sub(noise)),
             queue: known.queue,
+            steps: known.steps,
             most: match known.age < WARM {
                 true => f64::from(known.age) / f64::from(WARM),
                 false => MOST,
@@ -253,7 +263,8 @@ fn fill<K>(members: &mut [Member<K>], arrivals: f64) {
     let shortest = members.iter().map(|member| member.queue).min().unwrap_or(0);
     for member in members {
         let longer = (member.queue - shortest).saturating_sub(NOISE);
-        member.part /= (1.0 + f64::from(longer)).powi(2);
+        let slower = 1.0 + f64::from(member.steps);
+        member.part /= ((1.0 + f64::from(longer)) * slower).powi(2);
     }
 }
 

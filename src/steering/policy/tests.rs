@@ -74,6 +74,24 @@ fn a_queue_counts_by_its_square() {
 }
 
 #[test]
+fn what_waits_counts_more_with_each_step() {
+    let mut policy = policy();
+    let mut last = EVEN + 1;
+    for number in 0..10 {
+        let decision = policy.step(STEP * number, &[seen(0, 0, 0), seen(1, 1, 0)]);
+        assert!(decision.shares[&1] <= last && decision.shares[&0] == EVEN);
+        last = decision.shares[&1];
+    }
+    assert!(last < EVEN / 64, "{last}");
+    // It has accepted that one, and another waits.
+    let taken = Seen {
+        taken: 1,
+        ..seen(1, 1, 0)
+    };
+    assert!(policy.step(STEP * 10, &[seen(0, 0, 0), taken]).shares[&1] > EVEN / 8);
+}
+
+#[test]
 fn absurd_loads_leave_a_share_for_each() {
     let absurd = [0, 1, 2, 1000, usize::MAX / 2, usize::MAX - 1, usize::MAX];
     let mut number = 1u64;
@@ -216,7 +234,7 @@ fn who_joins_starts_gently() {
 #[test]
 fn the_same_again_changes_nothing() {
     let mut policy = policy();
-    let members = [seen(0, 0, 40), seen(1, 2, 10), seen(2, 30, 5)];
+    let members = [seen(0, 0, 40), seen(1, 0, 10), seen(2, 0, 5)];
     let before = shares(policy.step(Duration::ZERO, &members));
     for number in 1..10 {
         assert_eq!(shares(policy.step(STEP * number, &members)), before);
