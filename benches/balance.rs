@@ -262,7 +262,7 @@ mod linux {
                     .map(|number| {
                         let (hand, handed) = channel();
                         let worker = worker(number);
-                        threads.push(thread::spawn(move || worker.is_handed(&handed, tokio)));
+                        threads.push(thread::spawn(move || worker.handed(&handed, tokio)));
                         hand
                     })
                     .collect();
@@ -368,7 +368,7 @@ mod linux {
             }
         }
 
-        fn is_handed(mut self, handed: &Receiver<TcpStream>, tokio: bool) {
+        fn handed(mut self, handed: &Receiver<TcpStream>, tokio: bool) {
             if tokio {
                 // As std's: what naps is the thread, and there is one queue for each.
                 let runtime = runtime();

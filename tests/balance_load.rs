@@ -113,11 +113,7 @@ fn a_worker_that_stops_accepting_loses_nothing_and_is_taken_back() {
     let group = Options::new().group("127.0.0.1:0", 4).unwrap();
     let addr = group.local_addr();
     let balancing = balance(&group.roster());
-    let watch = TcpListener::from(std::os::fd::OwnedFd::from(
-        std::os::fd::AsFd::as_fd(group.iter().nth(1).unwrap())
-            .try_clone_to_owned()
-            .unwrap(),
-    ));
+    let watch = group.iter().nth(1).unwrap().try_clone_fd();
     let waiting = || queue(&watch).unwrap().waiting;
     let workers: Vec<_> = group.into_iter().map(Worker::start).collect();
     let running = clients(addr, 6_000, 3_000).start();

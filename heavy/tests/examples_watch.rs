@@ -104,7 +104,7 @@ fn watch_shows_a_socket_that_is_stuck_until_it_takes_something() {
     let running = Process::start(command("watch").arg(addr.port().to_string()));
     let deadline = Instant::now() + PATIENCE;
     // Which of the two lines that belong to one look end so.
-    let mut wait_for = |stuck: usize| {
+    let wait_for = |stuck: usize| {
         loop {
             let lines: Vec<_> = (0..2).map_while(|_| next(&running.stdout)).collect();
             if lines

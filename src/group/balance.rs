@@ -8,7 +8,7 @@ use super::load::{Cell, Load};
 use super::state::State;
 use super::table::{Id, Role};
 use crate::error::Error;
-use crate::steering::{Policy, Seen, Spread, Steering};
+use crate::steering::{Policy, Seen, Spread, Steering, is_even};
 use crate::sys::{self, Kind};
 use crate::trace::Event;
 
@@ -126,9 +126,16 @@ impl State {
         let is_first = self.loads.as_ref().is_some_and(BTreeMap::is_empty);
         let before = self.weights();
         let loads = self.loads.replace(decision.shares);
+        let after = self.weights();
+        let serves = |role| role == Role::Serves && self.gets_new(role);
+        let mut serving = self.table.iter().filter(|entry| serves(entry.role));
+        if !is_even(after.iter().copied()) && serving.any(|entry| !entry.exact) {
+            self.loads = loads;
+            return Err(self.disordered());
+        }
         // Of UDP the hash is replaced by slots, which move no flow later but those of a member whose share
         // changes.
-        let attached = before != self.weights() || is_first && self.kind == Kind::Udp;
+        let attached = before != after || is_first && self.kind == Kind::Udp;
         if attached {
             self.program_strictly()
                 .inspect_err(|_| self.loads = loads)?;
@@ -171,7 +178,7 @@ impl State {
         let serves = |role| role == Role::Serves && self.gets_new(role);
         let serving = self.table.iter().filter(|entry| serves(entry.role));
         let mut weights: Vec<u32> = serving.map(|entry| self.load_share(entry)).collect();
-        if crate::steering::is_even(weights.iter().copied()) {
+        if is_even(weights.iter().copied()) {
             weights.fill(1);
         }
         weights

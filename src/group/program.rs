@@ -6,7 +6,7 @@ use super::sock::Sock;
 use super::state::{Stage, State};
 use super::table::{Entry, Id, Role};
 use crate::error::Error;
-use crate::steering::{EVEN, NEWCOMER, Seat, Spread, Steering, is_even};
+use crate::steering::{EVEN, NEWCOMER, Seat, Spread, Steering};
 use crate::sys::{self, Dispatch};
 
 impl State {
@@ -85,9 +85,7 @@ impl State {
             && self.table.iter().all(is_whole);
         let unknown = || self.table.iter().filter(|entry| !entry.exact);
         // Members that stand anywhere in certain places can be named together, if they are alike.
-        let getting = self.table.iter().filter(|entry| gets(entry));
-        let needs_numbers =
-            self.steering.needs_numbers() || !is_even(getting.map(|entry| self.load_share(entry)));
+        let needs_numbers = self.steering.needs_numbers();
         let together = !needs_numbers && unknown().all(gets);
         let named = |entry: &Entry<Sock>| {
             gets(entry) || self.steering.keeps_flows() && entry.number.is_some()
@@ -95,6 +93,8 @@ impl State {
         if !whole && !together && unknown().any(named) || needs_numbers && unknown().any(named) {
             return Err(self.disordered());
         }
+        // Where it is not known who stands where, all get the same.
+        let by_load = self.loads.is_some() && !unknown().any(gets);
         let moved: HashSet<Id> = moved.iter().copied().collect();
         let seat = |(place, entry): (usize, &Entry<Sock>)| {
             let stands = !moved.contains(&entry.id);
@@ -102,7 +102,10 @@ impl State {
                 place,
                 number: entry.number.filter(|_| entry.exact && stands),
                 gets_new: stands && gets(entry),
-                share: self.load_share(entry),
+                share: match by_load {
+                    true => self.load_share(entry),
+                    false => EVEN,
+                },
             }
         };
         let seats: Vec<_> = self.table.iter().enumerate().map(seat).collect();

@@ -254,10 +254,9 @@ fn fill<K>(members: &mut [Member<K>], arrivals: f64) {
             break;
         }
     }
-    for index in 0..members.len() {
-        let member = &members[index];
+    for member in members.iter_mut() {
         let filled = (level - above(member)).max(0.0) * member.even * n / room;
-        members[index].part = filled * (1.0 - FLOOR) + member.even * FLOOR;
+        member.part = filled * (1.0 - FLOOR) + member.even * FLOOR;
     }
     bound(members);
     let shortest = members.iter().map(|member| member.queue).min().unwrap_or(0);
