@@ -309,8 +309,7 @@ impl State {
 
     fn share(&self, entry: &Entry<Sock>) -> u32 {
         match self.gets_new(entry.role) {
-            true if self.load_share(entry) > 0 => self.steering.weight(entry.number),
-            true => 0,
+            true => self.steering.weight(entry.number),
             false => 0,
         }
     }

@@ -28,6 +28,9 @@ const MOST: f64 = 2.0;
 /// A member is stuck only after so many steps, so that a control loop that was stopped blames no other.
 const STEPS: u32 = 4;
 
+/// What has waited for so many steps counts no more for waiting longer.
+const LONG: u32 = 15;
+
 /// Differences of queues up to this are those of any moment.
 const NOISE: u32 = 1;
 
@@ -219,7 +222,7 @@ impl<K: Copy> Member<K> {
             even: f64::from(seen.weight.max(1)),
             load: seen.load as f64 + f64::from(known.queue.saturating_sub(noise)),
             queue: known.queue,
-            steps: known.steps,
+            steps: known.steps.min(LONG),
             most: match known.age < WARM {
                 true => f64::from(known.age) / f64::from(WARM),
                 false => MOST,
