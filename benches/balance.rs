@@ -3,7 +3,7 @@
 //! Workers answer a byte and close, each in a thread of its own; a client thread begins connections at fixed
 //! times, whatever becomes of them, and gives each a second. In a round each way has its turn, in
 //! rotating order and with new sockets and threads. A figure is the median of the rounds [10th..90th
-//! percentile]. A worker that is slow sleeps, so that few processors will do. Without `--bench` there is one short
+//! percentile]. `-- naps` runs what has that in its name, and `-- cost` what the thread costs. A worker that is slow sleeps, so that few processors will do. Without `--bench` there is one short
 //! round.
 
 #[cfg(target_os = "linux")]
@@ -70,13 +70,27 @@ mod linux {
                 ),
                 Case::new("all alike, 64 in flight", Work::Even, 1_000_000),
             ] {
+                if !wanted(case.name) {
+                    continue;
+                }
                 case.table(n, false, measured);
                 if matches!(case.work, Work::Naps) {
                     case.table(n, true, measured);
                 }
             }
         }
-        cost(measured);
+        if wanted("cost") {
+            cost(measured);
+        }
+    }
+
+    /// Whether a word of the command line is in its name, or there is none.
+    fn wanted(name: &str) -> bool {
+        let mut words = env::args()
+            .skip(1)
+            .filter(|arg| !arg.starts_with('-'))
+            .peekable();
+        words.peek().is_none() || words.any(|word| name.contains(&word))
     }
 
     /// How a connection comes to a worker.

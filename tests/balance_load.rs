@@ -316,7 +316,9 @@ fn spread(connections: usize, is_balanced: bool) -> f64 {
     const WORKERS: usize = 8;
     let group = Options::new().group("127.0.0.1:0", WORKERS).unwrap();
     let (addr, roster) = (group.local_addr(), group.roster());
-    let balancing = is_balanced.then(|| balance(&roster));
+    // A step after so many connections: how the clock and the threads go does not matter.
+    let never = Duration::from_secs(3600);
+    let mut balancer = is_balanced.then(|| roster.balance().unwrap().patience(never));
     let lives: Arc<Lives> = Arc::default();
     let ends = Arc::new(AtomicBool::new(false));
     let workers: Vec<_> = group
@@ -355,6 +357,10 @@ fn spread(connections: usize, is_balanced: bool) -> f64 {
             let ends = open.swap_remove(chance(open.len()));
             drop(until(|| lives.lock().unwrap().remove(&ends)));
         }
+        if begun % 16 == 0 {
+            until(|| (lives.lock().unwrap().len() == open.len()).then_some(()));
+            balancer.as_mut().map(|balancer| balancer.step().unwrap());
+        }
     }
     until(|| (lives.lock().unwrap().len() == open.len()).then_some(()));
     let mut counts = [0; WORKERS];
@@ -365,7 +371,6 @@ fn spread(connections: usize, is_balanced: bool) -> f64 {
     workers
         .into_iter()
         .for_each(|worker| worker.join().unwrap());
-    drop(balancing);
     let fullest = *counts.iter().max().unwrap();
     let ratio = (fullest * WORKERS) as f64 / open.len() as f64;
     println!("measured: {counts:?}, the fullest {ratio:.3} of the mean, balanced: {is_balanced}");
