@@ -51,7 +51,10 @@ pub use generation::{
 };
 #[cfg(feature = "tower")]
 pub use generation::{FarewellFuture, FarewellService};
-pub use group::{Drained, Group, Guarantee, Leaving, Member, Roster, Socket, local_addr};
+pub use group::{
+    Balance, Balancer, Balancing, Drained, Engine, Group, Guarantee, Held, Leaving, Load, Member,
+    Roster, Socket, local_addr,
+};
 pub use open::{Family, Options, ToAddr};
 pub use runtime::{Io, Net, ReusePort, Runtime};
 pub use see::{occupants, packet_queue, queue, support};

@@ -72,6 +72,10 @@ cfg_if::cfg_if! {
     }
 }
 
+/// An operator may want to know.
+const STUCK: &str = "a member is stuck";
+const ACCEPTS: &str = "a member accepts again";
+
 /// What has happened to a group while its lock was held, to be told when the lock is free.
 #[derive(Debug)]
 pub(crate) struct Event {
@@ -116,6 +120,14 @@ impl Event {
         Self::new("a member has left", addr, Some(member), places)
     }
 
+    pub(crate) fn stuck(addr: SocketAddr, member: usize, waiting: u32) -> Self {
+        Self::new(STUCK, addr, Some(member), &waiting)
+    }
+
+    pub(crate) fn accepts_again(addr: SocketAddr, member: usize) -> Self {
+        Self::new(ACCEPTS, addr, Some(member), &())
+    }
+
     pub(crate) fn tell(self) {
         let Self {
             what,
@@ -125,7 +137,11 @@ impl Event {
         } = self;
         cfg_if::cfg_if! {
             if #[cfg(feature = "tracing")] {
-                tracing::debug!(target: "reuseport", %addr, member, detail, "{what}");
+                match what {
+                    STUCK => warn!(target: "reuseport", %addr, member, waiting = detail, "{what}"),
+                    ACCEPTS => debug!(target: "reuseport", %addr, member, "{what}"),
+                    _ => debug!(target: "reuseport", %addr, member, detail, "{what}"),
+                }
             } else {
                 let _ = (what, addr, member, detail);
             }

@@ -9,7 +9,8 @@
 //! second and misses what is shorter: a sample, in which long connections count for more.
 //!
 //! `!` is a stranger: of another user, or by another name, than most. `-` is a process that is
-//! stopped. `q` and Ctrl-C end it. Where its output is no terminal it prints lines, each second;
+//! stopped. `*` is a socket that is stuck: something waits in its queue, and for half a second nothing
+//! was taken from it; the mark goes when something is. `q` and Ctrl-C end it. Where its output is no terminal it prints lines, each second;
 //! with `--once` it prints them one time and ends.
 
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ use ratatui::{DefaultTerminal, Frame};
 use reuseport::{Occupant, Process, Protocol, occupants};
 
 const LOOK: Duration = Duration::from_millis(100);
+/// A socket is stuck when so many looks in a row saw something wait, and nothing taken.
+const STUCK: u32 = 5;
 const COLUMNS: [&str; 7] = ["socket", "user", "process", "queue", "lost", "open", "seen"];
 
 fn main() {
@@ -56,16 +59,25 @@ struct Watch {
     /// How many sockets each user has in processes of each name.
     alike: BTreeMap<(u32, Option<String>), usize>,
     longest: BTreeMap<Protocol, u32>,
+    /// By inode: what waited at the last look, and at how many nothing had been taken.
+    untaken: BTreeMap<u64, (u32, u32)>,
 }
 
 impl Watch {
     fn look(&mut self, port: u16) -> io::Result<()> {
         self.sockets = occupants(port)?;
         self.alike.clear();
+        let before = std::mem::take(&mut self.untaken);
         for socket in &self.sockets {
             let longest = self.longest.entry(socket.protocol).or_insert(10);
             *longest = socket.waiting.unwrap_or(0).max(*longest);
             *self.alike.entry(who(socket)).or_default() += 1;
+            let waiting = socket.waiting.unwrap_or(0);
+            let looks = match before.get(&socket.inode) {
+                Some((last, looks)) if waiting >= *last && waiting > 0 => looks + 1,
+                _ => 0,
+            };
+            self.untaken.insert(socket.inode, (waiting, looks));
             for process in &socket.processes {
                 let (last, seen) = self.seen.entry(process.id).or_default();
                 let is_new = |inode: &&u64| last.binary_search(inode).is_err();
@@ -99,10 +111,16 @@ impl Watch {
         (mine, mine * 100 / all.max(1))
     }
 
+    fn is_stuck(&self, socket: &Occupant) -> bool {
+        let untaken = self.untaken.get(&socket.inode);
+        untaken.is_some_and(|(_, looks)| *looks >= STUCK)
+    }
+
     fn verdict(&self, socket: &Occupant) -> &'static str {
         match self.alike.values().max() {
             most if most > self.alike.get(&who(socket)) => "stranger",
             _ if socket.processes.iter().any(is_stopped) => "stopped",
+            _ if self.is_stuck(socket) => "stuck",
             _ => "",
         }
     }
@@ -179,6 +197,7 @@ fn show(port: u16, watch: &Watch, frame: &mut Frame) {
         let (mark, color) = match watch.verdict(socket) {
             "stranger" => ("!", Color::Red),
             "stopped" => ("-", Color::Yellow),
+            "stuck" => ("*", Color::Magenta),
             _ => (" ", Color::Reset),
         };
         let mut cells = watch.cells(socket);
@@ -194,5 +213,5 @@ fn show(port: u16, watch: &Watch, frame: &mut Frame) {
     let [title, body, foot] = Layout::vertical([two, fill, one]).areas(frame.area());
     frame.render_widget(format!("port {port}").bold(), title);
     frame.render_widget(table.header(Row::new(COLUMNS).bold()), body);
-    frame.render_widget("! a stranger   - stopped   q ends".dim(), foot);
+    frame.render_widget("! a stranger   - stopped   * stuck   q ends".dim(), foot);
 }

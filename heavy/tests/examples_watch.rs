@@ -95,6 +95,44 @@ fn watch_shows_every_process_and_its_queue() {
 }
 
 #[test]
+fn watch_shows_a_socket_that_is_stuck_until_it_takes_something() {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let group = reuseport::Options::new().group("127.0.0.1:0", 2).unwrap();
+    let addr = group.local_addr();
+    let running = Process::start(command("watch").arg(addr.port().to_string()));
+    let deadline = Instant::now() + PATIENCE;
+    // Which of the two lines that belong to one look end so.
+    let wait_for = |stuck: usize| {
+        loop {
+            let lines: Vec<_> = (0..2).map_while(|_| next(&running.stdout)).collect();
+            if lines
+                .iter()
+                .filter(|line| line.ends_with("  stuck"))
+                .count()
+                == stuck
+            {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{lines:?}");
+        }
+    };
+    wait_for(0);
+    let _client = TcpStream::connect(addr).unwrap();
+    wait_for(1);
+    for member in group.iter() {
+        let listener = std::os::fd::AsFd::as_fd(member)
+            .try_clone_to_owned()
+            .unwrap();
+        let listener = std::net::TcpListener::from(listener);
+        listener.set_nonblocking(true).unwrap();
+        let _ = listener.accept();
+    }
+    wait_for(0);
+}
+
+#[test]
 fn watch_says_how_it_is_used() {
     let (status, _, stderr) = Process::start(command("watch").arg("http")).end();
     assert_eq!(status.code(), Some(1));

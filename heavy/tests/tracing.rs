@@ -181,6 +181,37 @@ fn every_refusal_is_told_once_with_its_reason() {
 /// What keeps the next process waiting has a name, a second after it began to wait.
 #[cfg(target_os = "linux")]
 #[test]
+fn a_member_that_is_stuck_is_told_and_that_it_accepts_again() {
+    let group = Options::new().group("127.0.0.1:0", 2).unwrap();
+    let addr = group.local_addr();
+    let balancer = group.roster().balance().unwrap();
+    let mut balancer = balancer.patience(std::time::Duration::ZERO);
+    let _client = std::net::TcpStream::connect(addr).unwrap();
+    let mut stuck = None;
+    let lines = told(|| {
+        stuck = Some(util::until(|| {
+            balancer.step().unwrap().stuck.first().copied()
+        }));
+        balancer.step().unwrap();
+        let listener = group.into_iter().nth(stuck.unwrap()).unwrap().into_std();
+        listener.accept().unwrap();
+        assert!(balancer.step().unwrap().stuck.is_empty());
+    });
+    let member = stuck.unwrap();
+    let lines: Vec<_> = lines
+        .iter()
+        .filter(|line| line.contains("stuck") || line.contains("accepts"))
+        .collect();
+    assert_eq!(
+        lines,
+        [
+            &format!("WARN reuseport: a member is stuck addr={addr} member={member} waiting=\"1\""),
+            &format!("DEBUG reuseport: a member accepts again addr={addr} member={member}"),
+        ]
+    );
+}
+
+#[test]
 fn what_is_waited_for_is_told() {
     let [.., high, low] = std::process::id().to_be_bytes();
     let addr = std::net::SocketAddr::from(([127, high | 1, low, 9], 4000));

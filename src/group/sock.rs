@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::lent::{self, LentFd};
+use super::load::Cell;
 use crate::sys::{self, AsFd, BorrowedFd, Descriptors, Kind, OwnedFd, Weak};
 
 /// A socket of the kernel's group.
@@ -19,6 +20,8 @@ pub(crate) struct Sock {
     /// Whether the system has refused to take it out of its group before its owner closes it.
     pub(super) sticks: bool,
     held: Held,
+    /// What its worker tells of itself; none before it was asked for.
+    pub(super) load: Option<Arc<Cell>>,
     /// A descriptor of this crate's own, while the member is being drained.
     pub(super) kept: Option<Arc<OwnedFd>>,
 }
@@ -42,6 +45,7 @@ impl Sock {
             given_up: false,
             sticks: false,
             held: weak.map_or(Held::Unseen, Held::Own),
+            load: None,
             kept: None,
         }
     }
@@ -55,6 +59,7 @@ impl Sock {
             given_up: false,
             sticks: false,
             held: Held::Lent(fd),
+            load: None,
             kept: None,
         }
     }
@@ -66,6 +71,7 @@ impl Sock {
             given_up: false,
             sticks: false,
             held: Held::Unseen,
+            load: None,
             kept: None,
         }
     }

@@ -1,7 +1,7 @@
 //! What a group's lock guards: the table of its members, and the steering that the kernel's program
 //! follows.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use super::sock::Sock;
 use super::table::{Entry, Id, Role, Table};
 use crate::error::Error;
 use crate::open::{Options, addr::of_many};
-use crate::steering::{Seat, Spread, Steering};
-use crate::sys::{self, BorrowedFd, Dispatch, Kind, OwnedFd};
+use crate::steering::{Spread, Steering};
+use crate::sys::{self, BorrowedFd, Kind, OwnedFd};
 use crate::trace::Event;
 
 #[derive(Debug)]
@@ -30,7 +30,9 @@ pub(crate) struct State {
     pub(super) reserved: Vec<usize>,
     pub(super) steering: Steering,
     /// The processors when `Cpu` was first set: a later thread may be allowed fewer.
-    cpus: Vec<usize>,
+    pub(super) cpus: Vec<usize>,
+    /// What the loads leave each member of what is new, beside the others; none where they do not count.
+    pub(super) loads: Option<BTreeMap<Id, u32>>,
     pub(super) stage: Stage,
     /// How often members that are leaving may have got what is new: no other was left, or one was gone
     /// without a word, and another stood in its place.
@@ -75,6 +77,7 @@ impl State {
             reserved: Vec::new(),
             steering: Steering::Hash,
             cpus: Vec::new(),
+            loads: None,
             stage: Stage::Ours,
             surprises: 0,
             wary: false,
@@ -161,7 +164,7 @@ impl State {
         }
     }
 
-    fn has_servers(&self) -> bool {
+    pub(super) fn has_servers(&self) -> bool {
         self.table.iter().any(|entry| self.gets_new(entry.role))
     }
 
@@ -246,6 +249,7 @@ impl State {
         self.check_goes_on()?;
         self.sweep()?;
         self.check(steering)?;
+        self.check_balanced(steering)?;
         if !sys::support().steers {
             // In the system's own words, where there is something to refuse.
             return match steering {
@@ -281,92 +285,6 @@ impl State {
                 .at(self.addr)
                 .why(why)
         })
-    }
-
-    /// Brings the kernel's program in line with the table.
-    pub(crate) fn reprogram(&mut self) -> Result<(), Error> {
-        self.program(&[], None, false)
-    }
-
-    /// As [`reprogram`](Self::reprogram), and an error where the steering cannot be had.
-    pub(crate) fn program_strictly(&mut self) -> Result<(), Error> {
-        self.program(&[], None, true)
-    }
-
-    /// Tells the kernel how to choose, without naming those that are `moved`; or only one, by the place
-    /// in which it will stand.
-    pub(super) fn program(
-        &mut self,
-        moved: &[Id],
-        only: Option<usize>,
-        strictly: bool,
-    ) -> Result<(), Error> {
-        let decides = matches!(self.stage, Stage::Ours | Stage::Lent);
-        let decides = decides && (!self.is_stopping || self.has_servers());
-        if !decides || self.spread == Spread::Queue || !sys::support().steers {
-            return Ok(());
-        }
-        // Without a member there is nothing to steer.
-        let Some(via) = self.via()? else {
-            return Ok(());
-        };
-        let via = sys::borrow(&*via);
-        self.surprises += u64::from(!self.has_servers());
-        let dispatched = match self.dispatch(moved, only) {
-            Ok(dispatch) => sys::dispatch(via, &dispatch),
-            Err(error) if strictly => return Err(error),
-            Err(_) => sys::dispatch(via, &Dispatch::Hash),
-        };
-        dispatched.map_err(|error| self.refused(error))
-    }
-
-    fn dispatch(&self, moved: &[Id], only: Option<usize>) -> Result<Dispatch<'_>, Error> {
-        let invalid = |why| self.invalid(why);
-        if let Some(place) = only {
-            let seat = Seat {
-                place,
-                number: None,
-                gets_new: true,
-            };
-            return Steering::Hash
-                .dispatch(self.kind, &[seat], false, &[])
-                .map_err(invalid);
-        }
-        // Where all are leaving, they get what is new until the last has left.
-        let has_servers = self.has_servers();
-        let gets = |entry: &Entry<Sock>| match has_servers {
-            true => self.gets_new(entry.role),
-            false => entry.role == Role::Leaves,
-        };
-        let is_whole = |entry: &Entry<Sock>| gets(entry) || entry.role == Role::Stranger;
-        let whole = self.stage == Stage::Ours
-            && !self.wary
-            && moved.is_empty()
-            && self.table.iter().all(is_whole);
-        let unknown = || self.table.iter().filter(|entry| !entry.exact);
-        // Members that stand anywhere in certain places can be named together, if they are alike.
-        let together = !self.steering.needs_numbers() && unknown().all(gets);
-        let named = |entry: &Entry<Sock>| {
-            gets(entry) || self.steering.keeps_flows() && entry.number.is_some()
-        };
-        if !whole && !together && unknown().any(named)
-            || self.steering.needs_numbers() && unknown().any(named)
-        {
-            return Err(self.disordered());
-        }
-        let moved: HashSet<Id> = moved.iter().copied().collect();
-        let seat = |(place, entry): (usize, &Entry<Sock>)| {
-            let stands = !moved.contains(&entry.id);
-            Seat {
-                place,
-                number: entry.number.filter(|_| entry.exact && stands),
-                gets_new: stands && gets(entry),
-            }
-        };
-        let seats: Vec<_> = self.table.iter().enumerate().map(seat).collect();
-        self.steering
-            .dispatch(self.kind, &seats, whole, &self.cpus)
-            .map_err(invalid)
     }
 
     pub(super) fn tell_removed(&mut self, number: Option<usize>) {

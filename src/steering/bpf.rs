@@ -213,10 +213,12 @@ pub(super) fn or_else(mut program: Vec<Instruction>, rest: &[Instruction]) -> Ve
 }
 
 /// What a processor handled goes to one of its members, and what another handled to the hash.
-pub(super) fn by_cpu(kind: Kind, places: &[(usize, usize)]) -> Vec<Instruction> {
+///
+/// A member of weight 0 gets nothing.
+pub(super) fn by_cpu(kind: Kind, places: &[(usize, (usize, u32))]) -> Vec<Instruction> {
     let mut of: BTreeMap<usize, Vec<(usize, u32)>> = BTreeMap::new();
-    for &(cpu, place) in places {
-        of.entry(cpu).or_default().push((place, 1));
+    for &(cpu, share) in places.iter().filter(|(_, share)| share.1 > 0) {
+        of.entry(cpu).or_default().push(share);
     }
     if of.values().all(|shares| shares.len() == 1) {
         let places = of.iter().map(|(&cpu, shares)| (cpu as u32, shares[0].0));
@@ -235,6 +237,50 @@ pub(super) fn by_cpu(kind: Kind, places: &[(usize, usize)]) -> Vec<Instruction> 
     }
     program.push(op(RET, TO_THE_HASH));
     program
+}
+
+/// Of so many parts, each of the flows that have one hash, a member has as many as its weight says.
+const SLOTS: u32 = 256;
+
+/// Chooses among members by their weights and by a flow's hash, so that a flow moves only when its own
+/// member's weight falls, or another's rises: for each slot, the member that wins it by chance.
+///
+/// A share is a place, a number that the member keeps, and a weight.
+pub(super) fn by_slot(shares: &[(usize, u64, u32)]) -> Vec<Instruction> {
+    let owner = |slot| {
+        let score = |&(place, key, weight): &(usize, u64, u32)| {
+            (chance(slot, key).ln() / f64::from(weight), place as u32)
+        };
+        let able = shares.iter().filter(|share| share.2 > 0).map(score);
+        // Weighted rendezvous hashing: the greatest of ln(chance) / weight.
+        able.max_by(|one, other| one.0.total_cmp(&other.0))
+            .map_or(TO_THE_HASH, |(_, place)| place)
+    };
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for slot in 0..SLOTS {
+        let owner = owner(slot.into());
+        if runs.last().is_none_or(|last| last.1 != owner) {
+            runs.push((slot, owner));
+        }
+    }
+    let mut program = [&FLOW_HASH[..], &[op(AND, SLOTS - 1)]].concat();
+    for &(first, place) in runs.iter().rev() {
+        if first > 0 {
+            program.push(jump(JGE, first, 0, 1));
+        }
+        program.push(op(RET, place));
+    }
+    program
+}
+
+/// A number between 0 and 1 that is always the same for these two (splitmix64).
+fn chance(slot: u64, key: u64) -> f64 {
+    let mut bits = (slot << 32 ^ key).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    for (shift, factor) in [(30, 0xBF58_476D_1CE4_E5B9), (27, 0x94D0_49BB_1331_11EB)] {
+        bits = (bits ^ bits >> shift).wrapping_mul(factor);
+    }
+    let bits = bits ^ bits >> 31;
+    ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64
 }
 
 /// Looks the number in A up among ascending numbers, and leaves to the hash what is not there.

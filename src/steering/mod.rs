@@ -1,8 +1,10 @@
 mod bpf;
+mod policy;
 mod spread;
 
 use std::sync::Arc;
 
+pub(crate) use policy::{EVEN, NEWCOMER, Policy, Seen};
 pub use spread::Spread;
 
 use crate::sys::Instruction;
@@ -199,21 +201,44 @@ impl Steering {
         }
     }
 
+    /// Why the loads of the members cannot be seen to; none where they can.
+    pub(crate) fn cannot_balance(&self, kind: Kind) -> Option<&'static str> {
+        match self {
+            Self::Program(_) | Self::Ebpf(_) => {
+                Some("it is steered by a program of the caller's, which alone decides")
+            }
+            Self::ConnectionIds(_) => None,
+            _ if kind == Kind::Udp => Some(
+                "a datagram does not tell whether its flow is new, so that flows would move to other \
+                 members; with connection ids they stay",
+            ),
+            Self::Hash | Self::Cpu | Self::Weights(_) => None,
+        }
+    }
+
     /// How the kernel is told to choose among members that stand in these places.
     ///
     /// `whole` says that all who stand in the group get what is new; only then may the kernel's hash
-    /// decide, which chooses among all.
+    /// decide, which chooses among all. `by_load` says that the members' shares count.
     pub(crate) fn dispatch(
         &self,
         kind: Kind,
         seats: &[Seat],
         whole: bool,
         cpus: &[usize],
+        by_load: bool,
     ) -> Result<Dispatch<'_>, String> {
         let getting = || seats.iter().filter(|seat| seat.gets_new);
-        let equal = || {
-            let shares: Vec<_> = getting().map(|seat| (seat.place, 1)).collect();
-            bpf::weighted(kind, &shares)
+        // Of TCP, equal shares are what the hash does.
+        let is_even = kind == Kind::Tcp && is_even(getting().map(|seat| seat.share));
+        let whole = whole && (!by_load || is_even);
+        let equal = || match by_load && kind == Kind::Udp {
+            true => {
+                let key = |seat: &Seat| seat.number.map_or(u64::MAX, |number| number as u64);
+                let share = |seat: &Seat| (seat.place, key(seat), seat.share);
+                bpf::by_slot(&getting().map(share).collect::<Vec<_>>())
+            }
+            false => bpf::weighted(kind, &shared(getting(), |_| 1)),
         };
         let rest = |program| match whole {
             true => program,
@@ -225,18 +250,14 @@ impl Steering {
             Self::Program(program) if whole => program.clone(),
             Self::Hash | Self::Ebpf(_) | Self::Program(_) => equal(),
             Self::Cpu => {
-                let cpu = |seat: &Seat| Some((Self::cpu_of(seat.number?, cpus)?, seat.place));
+                let share = |seat: &Seat| (seat.place, seat.share);
+                let cpu = |seat: &Seat| Some((Self::cpu_of(seat.number?, cpus)?, share(seat)));
                 let places: Vec<_> = getting().filter_map(cpu).collect();
                 rest(bpf::by_cpu(kind, &places))
             }
             Self::Weights(_) => {
-                let share = |seat: &Seat| (seat.place, self.weight(seat.number));
-                let shares: Vec<_> = getting().map(share).collect();
-                match shares.iter().all(|share| share.1 == 0) {
-                    // All that had a weight have left.
-                    true => equal(),
-                    false => bpf::weighted(kind, &shares),
-                }
+                let shares = shared(getting(), |seat| self.weight(seat.number));
+                bpf::weighted(kind, &shares)
             }
             Self::ConnectionIds(ids) => {
                 // Those who leave keep the flows that they have.
@@ -268,4 +289,40 @@ pub(crate) struct Seat {
     pub(crate) number: Option<usize>,
     /// Whether new connections and flows are for it.
     pub(crate) gets_new: bool,
+    /// What its load leaves it of that, beside the others; the same for all where loads do not count.
+    pub(crate) share: u32,
+}
+
+/// Whether these are all the same.
+pub(crate) fn is_even(mut shares: impl Iterator<Item = u32>) -> bool {
+    let first = shares.next();
+    shares.all(|share| Some(share) == first)
+}
+
+/// The place of each, and its weight times its share, cut to 32 bits and none of them to nothing.
+///
+/// Where all that had both have left, the weights count alone, and where none has a weight, all are
+/// alike.
+fn shared<'a>(
+    seats: impl Iterator<Item = &'a Seat>,
+    weight: impl Fn(&Seat) -> u32,
+) -> Vec<(usize, u32)> {
+    let seats: Vec<_> = seats.collect();
+    let ways: [&dyn Fn(&Seat) -> u64; 3] = [
+        &|seat| u64::from(weight(seat)) * u64::from(seat.share),
+        &|seat| weight(seat).into(),
+        &|_| 1,
+    ];
+    for way in ways {
+        let most = seats.iter().map(|seat| way(seat)).max().unwrap_or(0);
+        let too_many_bits = (64 - most.leading_zeros()).saturating_sub(32);
+        let cut = |seat: &&Seat| match way(seat) {
+            0 => (seat.place, 0),
+            share => (seat.place, (share >> too_many_bits).max(1) as u32),
+        };
+        if most > 0 {
+            return seats.iter().map(cut).collect();
+        }
+    }
+    Vec::new()
 }

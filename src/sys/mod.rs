@@ -50,6 +50,7 @@
 //! - `process_name(u32) -> Option<String>`: the name of a process, for sentences.
 //! - `queue(BorrowedFd) -> io::Result<Queue>`: the accept queue of what may be no listener.
 //! - `packet_queue(BorrowedFd) -> io::Result<PacketQueue>`: the receive queue of a UDP socket.
+//! - `Queues`: what waits in the queues of the sockets on an address, read again and again.
 //! - `occupants(u16) -> io::Result<Vec<Occupant>>`: the sockets on a port, in any order.
 //! - `meet`: a module, where two processes find each other.
 //!
@@ -117,10 +118,10 @@ cfg_if::cfg_if! {
 }
 
 pub(crate) use control::{
-    Descriptors, Likeness, Look, Weak, barrier, blame, can_hide, cannot_steer, cpus, dispatch,
-    dispatch_reason, explain, explain_socket, hide, interface, is_hidden, is_nobody, is_readable,
-    meet, migrates, namespace, occupants, owner, packet_queue, process_name, queue, receivers,
-    remove, set_alone, steers,
+    Descriptors, Likeness, Look, Queues, Weak, barrier, blame, can_hide, cannot_steer, cpus,
+    dispatch, dispatch_reason, explain, explain_socket, hide, interface, is_hidden, is_nobody,
+    is_readable, meet, migrates, namespace, occupants, owner, packet_queue, process_name, queue,
+    receivers, remove, set_alone, steers,
 };
 #[cfg(fuzzing)]
 pub(crate) use linux::fuzz;

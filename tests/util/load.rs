@@ -58,6 +58,8 @@ pub struct Outcomes {
     pub slowest: Duration,
     /// All of them together.
     pub took: Duration,
+    /// How long each took that was answered, in microseconds.
+    pub latencies: Vec<u32>,
 }
 
 impl Outcomes {
@@ -350,7 +352,9 @@ impl<'a> Driver<'a> {
         match end {
             End::Answered => {
                 outcomes.answered += 1;
-                outcomes.slowest = outcomes.slowest.max(connection.started.elapsed());
+                let took = connection.started.elapsed();
+                outcomes.slowest = outcomes.slowest.max(took);
+                outcomes.latencies.push(took.as_micros() as u32);
             }
             End::Eof => outcomes.eof += 1,
             End::TimedOut => outcomes.timed_out += 1,

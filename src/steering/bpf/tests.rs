@@ -114,7 +114,7 @@ fn a_program_is_as_long_as_the_group_is_irregular() {
     assert!(weighted(Kind::Tcp, &all).len() < 10);
     let behind: Vec<_> = (10_000..32_768).map(|place| (place, 5)).collect();
     assert!(weighted(Kind::Tcp, &behind).len() < 10);
-    let cpus: Vec<_> = (0..32_768).map(|place| (place % 64, place)).collect();
+    let cpus: Vec<_> = (0..32_768).map(|place| (place % 64, (place, 1))).collect();
     assert!(by_cpu(Kind::Tcp, &cpus).len() < 600);
     assert!(by_cpu(Kind::Udp, &cpus).len() < 600);
     let numbers: Vec<_> = (0..32_768).map(|place| (place as u32, place)).collect();
@@ -125,7 +125,7 @@ fn a_program_is_as_long_as_the_group_is_irregular() {
 fn a_processor_has_its_members_and_no_other() {
     // A processor each, in any order of places.
     let places = [(0, 4), (1, 5), (2, 6), (5, 1)];
-    let program = by_cpu(Kind::Tcp, &places);
+    let program = by_cpu(Kind::Tcp, &places.map(|(cpu, place)| (cpu, (place, 1))));
     for (cpu, place) in places {
         assert_eq!(spread(&program, cpu as u32, 3), [(place as u32, 3)].into());
     }
@@ -133,7 +133,10 @@ fn a_processor_has_its_members_and_no_other() {
         assert_eq!(spread(&program, other, 1), [(TO_THE_HASH, 1)].into());
     }
     // Several for one.
-    let program = by_cpu(Kind::Tcp, &[(0, 0), (1, 1), (0, 2), (1, 3), (0, 4)]);
+    let program = by_cpu(
+        Kind::Tcp,
+        &[(0, 0), (1, 1), (0, 2), (1, 3), (0, 4)].map(|(cpu, place)| (cpu, (place, 1))),
+    );
     assert_eq!(spread(&program, 0, 9), [(0, 3), (2, 3), (4, 3)].into());
     assert_eq!(spread(&program, 1, 8), [(1, 4), (3, 4)].into());
     assert_eq!(spread(&program, 2, 1), [(TO_THE_HASH, 1)].into());
@@ -157,4 +160,65 @@ fn a_number_has_its_place_and_others_have_the_rest() {
     }
     assert_eq!(place(&[0]), 8);
     assert_eq!(place(&[]), 8);
+}
+
+#[test]
+fn a_processor_whose_members_get_nothing_is_left_to_the_hash() {
+    let program = by_cpu(Kind::Tcp, &[(0, (0, 0)), (1, (1, 3)), (1, (2, 1))]);
+    assert_eq!(spread(&program, 0, 1), [(TO_THE_HASH, 1)].into());
+    assert_eq!(spread(&program, 1, 4), [(1, 3), (2, 1)].into());
+}
+
+/// Who has each slot.
+fn slots(shares: &[(usize, u64, u32)]) -> Vec<u32> {
+    // Without an IP header to play, the slot is what the program begins with.
+    let program = by_slot(shares);
+    let program = [&[op(LD_WORD, AD_RANDOM)], &program[FLOW_HASH.len()..]].concat();
+    assert!(program.len() < 600);
+    let slot = |random| {
+        let (cpu, bytes) = (0, Vec::new());
+        run(&program, &Packet { random, cpu, bytes })
+    };
+    (0..SLOTS).map(slot).collect()
+}
+
+#[test]
+fn a_slot_moves_only_from_whom_is_given_less_and_to_whom_is_given_more() {
+    let all: Vec<_> = (0..8).map(|member| (member as usize, member, 64)).collect();
+    let before = slots(&all);
+    let count = |slots: &[u32], place| slots.iter().filter(|slot| **slot == place).count();
+    assert!((0..8).all(|place| (16..=50).contains(&count(&before, place))));
+    // One gets nothing: what it had is spread, and nothing else moves.
+    let mut without = all.clone();
+    without[3].2 = 0;
+    let after = slots(&without);
+    assert_eq!(count(&after, 3), 0);
+    assert!(
+        before
+            .iter()
+            .zip(&after)
+            .all(|(before, after)| *before == 3 || before == after)
+    );
+    // It stands in another place then.
+    let mut elsewhere = all.clone();
+    elsewhere[7].0 = 3;
+    elsewhere.remove(3);
+    let moved = slots(&elsewhere);
+    let expected: Vec<_> = after
+        .iter()
+        .map(|place| if *place == 7 { 3 } else { *place })
+        .collect();
+    assert_eq!(moved, expected);
+    // One gets less: it loses slots, and nothing else moves.
+    let mut less = all.clone();
+    less[5].2 = 8;
+    let after = slots(&less);
+    assert!(count(&after, 5) < count(&before, 5));
+    assert!(
+        before
+            .iter()
+            .zip(&after)
+            .all(|(before, after)| *before == 5 || before == after)
+    );
+    assert_eq!(slots(&[(0, 0, 0)]), [TO_THE_HASH; SLOTS as usize]);
 }

@@ -125,6 +125,23 @@ pub(super) fn queues(addr: &SocketAddr, mut each: impl FnMut(u64, u32)) -> io::R
     .map(drop)
 }
 
+/// The inode of each socket on the port, of one family and in these states, and what waits there.
+pub(super) fn waiting(
+    line: &mut File,
+    buffer: &mut [u8],
+    kind: Kind,
+    states: u32,
+    addr: &SocketAddr,
+    each: &mut dyn FnMut(u64, u32),
+) -> io::Result<()> {
+    let question = question(protocol(kind), states, family(addr), addr.port(), 0);
+    dump_into(buffer, line, &question, |message| {
+        each(u32_at(message, 68)?.into(), u32_at(message, 56)?);
+        Some(())
+    })
+    .map(drop)
+}
+
 /// The cookies of the handshakes on the port, of one family, that are under way.
 pub(super) fn half_open(addr: &SocketAddr) -> io::Result<HashSet<u64>> {
     const SYN_RECV: u32 = 1 << 3;
@@ -153,7 +170,12 @@ fn family(addr: &SocketAddr) -> u8 {
     FAMILIES[usize::from(addr.is_ipv6())]
 }
 
-fn open() -> io::Result<File> {
+/// kernel: netlink_dump makes no part longer than 32 KiB.
+pub(super) fn buffer() -> Vec<u8> {
+    vec![0; 32 << 10]
+}
+
+pub(super) fn open() -> io::Result<File> {
     // SAFETY: socket touches no memory.
     let fd = check(unsafe {
         libc::socket(
@@ -171,14 +193,21 @@ fn open() -> io::Result<File> {
 fn dump(
     socket: &mut File,
     question: &[u8],
+    read: impl FnMut(&[u8]) -> Option<()>,
+) -> io::Result<usize> {
+    dump_into(&mut buffer(), socket, question, read)
+}
+
+fn dump_into(
+    buf: &mut [u8],
+    socket: &mut File,
+    question: &[u8],
     mut read: impl FnMut(&[u8]) -> Option<()>,
 ) -> io::Result<usize> {
     socket.write_all(question)?;
-    // kernel: netlink_dump makes no part longer than 32 KiB.
-    let mut buf = vec![0; 32 << 10];
     let mut parts = 0;
     loop {
-        let len = uninterrupted(|| socket.read(&mut buf))?;
+        let len = uninterrupted(|| socket.read(buf))?;
         if len == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

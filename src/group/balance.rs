@@ -1,0 +1,186 @@
+//! A step of balancing, under the group's lock: what is seen of the members becomes the program's weights.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::load::{Cell, Load};
+use super::state::State;
+use super::table::{Id, Role};
+use crate::error::Error;
+use crate::steering::{Policy, Seen, Spread, Steering, is_even};
+use crate::sys::{self, Kind};
+use crate::trace::Event;
+
+/// How much of a UDP socket's queue counts as one datagram: the kernel takes at least 768 bytes for the
+/// smallest, and gives memory back in portions.
+const DATAGRAM: u32 = 4096;
+
+/// What a step has done.
+#[derive(Debug, Default)]
+pub(super) struct Stepped {
+    /// The numbers of the members that are stuck.
+    pub(super) stuck: Vec<usize>,
+    /// Whether a program was attached.
+    pub(super) attached: bool,
+    /// Whether this process decides on the group.
+    pub(super) decides: bool,
+}
+
+impl State {
+    fn cannot_balance(&self, why: impl Into<String>) -> Error {
+        let what = format!("cannot balance the group on {}", self.addr);
+        Error::invalid(what, why.into()).at(self.addr)
+    }
+
+    /// Refuses a steering under which the loads cannot be seen to, where they are.
+    pub(super) fn check_balanced(&self, steering: &Steering) -> Result<(), Error> {
+        match steering.cannot_balance(self.kind) {
+            Some(why) if self.loads.is_some() => {
+                Err(self.invalid(format!("it is balanced by load, and {why}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// From here on the members' loads count.
+    pub(super) fn begin_balancing(&mut self) -> Result<(), Error> {
+        if !sys::support().steers {
+            let what = format!("cannot balance the group on {}", self.addr);
+            return Err(Error::system(what, sys::cannot_steer()).at(self.addr));
+        }
+        if self.loads.is_some() {
+            return Err(self.cannot_balance("another Balancer does"));
+        }
+        if self.spread == Spread::Queue {
+            return Err(
+                self.cannot_balance("its members have one queue together, and nothing to choose")
+            );
+        }
+        if let Some(why) = self.steering.cannot_balance(self.kind) {
+            return Err(self.cannot_balance(why));
+        }
+        self.loads = Some(BTreeMap::new());
+        Ok(())
+    }
+
+    /// The loads count no more.
+    pub(super) fn end_balancing(&mut self) -> Result<(), Error> {
+        let before = self.weights();
+        self.loads = None;
+        match before == self.weights() && self.kind == Kind::Tcp {
+            true => Ok(()),
+            false => self.reprogram(),
+        }
+    }
+
+    /// What the worker of a member publishes.
+    pub(super) fn load(&mut self, number: usize) -> Result<Load, Error> {
+        let mut own = self.table.iter_mut().filter(|entry| entry.role.is_own());
+        match own.find(|entry| entry.number == Some(number)) {
+            Some(entry) => {
+                let cell = entry.socket.load.get_or_insert_default();
+                Ok(Load(Arc::clone(cell)))
+            }
+            None => {
+                let what = format!("there is no load to publish in the group on {}", self.addr);
+                Err(Error::invalid(what, format!("it has no member {number}")).at(self.addr))
+            }
+        }
+    }
+
+    /// Sees to the loads: `queues` is what the kernel has for each inode on the port.
+    pub(super) fn balance(
+        &mut self,
+        policy: &mut Policy<Id>,
+        now: Duration,
+        queues: &HashMap<u64, u32>,
+    ) -> Result<Stepped, Error> {
+        if !self.decides() {
+            return Ok(Stepped::default());
+        }
+        let is_seen = |inode: Option<u64>| inode.is_some_and(|inode| queues.contains_key(&inode));
+        // One that is not seen may have left without a word.
+        if !self.table.iter().all(|entry| is_seen(entry.socket.inode)) {
+            self.sweep()?;
+        }
+        let seen: Vec<_> = self.seen(queues).collect();
+        if !seen.is_empty() && seen.iter().all(|seen| seen.queue.is_none()) {
+            let why = "none of its queues is seen: this thread is in another network namespace, or \
+                       the system does not tell";
+            return Err(self.cannot_balance(why));
+        }
+        let decision = policy.step(now, &seen);
+        for (id, waiting) in decision.stuck {
+            if let Some(number) = self.number_of(id) {
+                let event = Event::stuck(self.addr, number, waiting);
+                self.events.push(event);
+            }
+        }
+        for id in decision.back {
+            if let Some(number) = self.number_of(id) {
+                self.events.push(Event::accepts_again(self.addr, number));
+            }
+        }
+        let stuck = policy.stuck().filter_map(|id| self.number_of(id)).collect();
+        let is_first = self.loads.as_ref().is_some_and(BTreeMap::is_empty);
+        let before = self.weights();
+        let loads = self.loads.replace(decision.shares);
+        let after = self.weights();
+        let serves = |role| role == Role::Serves && self.gets_new(role);
+        let mut serving = self.table.iter().filter(|entry| serves(entry.role));
+        if !is_even(after.iter().copied()) && serving.any(|entry| !entry.exact) {
+            self.loads = loads;
+            return Err(self.disordered());
+        }
+        // Of UDP the hash is replaced by slots, which move no flow later but those of a member whose share
+        // changes.
+        let attached = before != after || is_first && self.kind == Kind::Udp;
+        if attached {
+            self.program_strictly()
+                .inspect_err(|_| self.loads = loads)?;
+        }
+        Ok(Stepped {
+            stuck,
+            attached,
+            decides: true,
+        })
+    }
+
+    /// What is seen of those that get what is new.
+    fn seen(&self, queues: &HashMap<u64, u32>) -> impl Iterator<Item = Seen<Id>> {
+        let serves = |role| role == Role::Serves && self.gets_new(role);
+        let serving = self.table.iter().filter(move |entry| serves(entry.role));
+        let of = |cell: &Option<Arc<Cell>>, f: fn(&Cell) -> usize| cell.as_deref().map_or(0, f);
+        serving.map(move |entry| {
+            let queue = entry.socket.inode.and_then(|inode| queues.get(&inode));
+            let in_units = |bytes: u32| match self.kind {
+                Kind::Tcp => bytes,
+                Kind::Udp => bytes.div_ceil(DATAGRAM),
+            };
+            let cell = &entry.socket.load;
+            Seen {
+                key: entry.id,
+                queue: queue.map(|queue| in_units(*queue)),
+                load: of(cell, Cell::load),
+                taken: cell.as_deref().map_or(0, Cell::taken),
+                weight: self.steering.weight(entry.number),
+            }
+        })
+    }
+
+    fn number_of(&self, id: Id) -> Option<usize> {
+        self.table.get(id).and_then(|entry| entry.number)
+    }
+
+    /// What the program makes of the loads; even ones are all the same to it.
+    fn weights(&self) -> Vec<u32> {
+        let serves = |role| role == Role::Serves && self.gets_new(role);
+        let serving = self.table.iter().filter(|entry| serves(entry.role));
+        let mut weights: Vec<u32> = serving.map(|entry| self.load_share(entry)).collect();
+        if is_even(weights.iter().copied()) {
+            weights.fill(1);
+        }
+        weights
+    }
+}

@@ -1,0 +1,309 @@
+//! The control step that sees to the load of a group's members.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::load::Load;
+use super::roster::Roster;
+use super::shared::Shared;
+use super::socket::Socket;
+use super::table::Id;
+use crate::error::Error;
+use crate::steering::Policy;
+use crate::sys;
+use crate::trace;
+
+/// How long a member may leave connections waiting, and accept none, before it is stuck.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Sees to the load of a group's members: who is busy gets less of what is new, and who is stuck nothing.
+///
+/// The kernel's own choice is blind: a connection waits in the queue of a worker that is busy or stuck, while
+/// others are idle. This has a [`step`](Self::step), to be called every few milliseconds from any loop, or by
+/// [`spawn`](Self::spawn)'s thread. A step reads what waits in each member's queue, and what the workers
+/// [publish](Load); if that has changed, it changes the weights by which the kernel chooses. It needs no
+/// privilege, and no help from workers that publish nothing. No connection is lost by it, and none is moved that
+/// is in a queue.
+///
+/// - The choice is by chance, with weights, among all that are able: what is seen is one step old, and the
+///   emptiest member must not get everything.
+/// - A member is *stuck* when connections have waited in its queue for 100 ms and it accepted none
+///   ([`patience`](Self::patience)). It gets nothing new until it accepts again, unless all are stuck.
+///   Both are told as events, with the feature `tracing`, and [`Balance::stuck`] has them.
+/// - A member that [joins](Roster::join) gets little at first, and all that it is due 64 steps later.
+/// - [`Steering`](crate::Steering) still holds: among members that are equally loaded each gets its weight, and
+///   under `Cpu` a connection goes to a member of its processor unless that is stuck.
+/// - Members that leave get nothing new. A [generation](crate::Generation) is balanced by the process that
+///   decides on the group: each has its own `Balancer`, whose steps do nothing before it has taken over, and
+///   nothing after another has.
+/// - Datagrams have no beginning that the kernel could see. So a group of UDP is balanced only under
+///   [connection ids](crate::Steering::ConnectionIds): what has an id stays with its member, and of the clients
+///   that have none yet one in 256 or a few move when the share of a member changes.
+///
+/// Dropping it ends it: the group is steered as if there had been none.
+///
+/// ```
+/// # #[cfg(target_os = "linux")] {
+/// use reuseport::Options;
+///
+/// let group = Options::new().group("localhost:0", 4)?;
+/// let mut balancer = group.roster().balance()?;
+/// // Nothing waits anywhere, so that nothing changes.
+/// let balance = balancer.step()?;
+/// assert_eq!(balance.attaches, 0);
+/// assert!(balance.stuck.is_empty());
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct Balancer {
+    pub(super) shared: Arc<Shared>,
+    queues: sys::Queues,
+    policy: Policy<Id>,
+    start: Instant,
+    attaches: u64,
+    /// A child that was forked has a copy of this, and must not use it.
+    process: u32,
+}
+
+/// What a step of a [`Balancer`] has seen.
+///
+/// ```
+/// # #[cfg(target_os = "linux")] {
+/// use reuseport::{Engine, Options};
+///
+/// let group = Options::new().group("localhost:0", 2)?;
+/// let balance = group.roster().balance()?.step()?;
+/// assert_eq!(balance.engine, Engine::Classic);
+/// assert!(balance.decides);
+/// # }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Balance {
+    /// The numbers of the members that are stuck, in ascending order.
+    pub stuck: Vec<usize>,
+    /// How many programs this `Balancer` has attached until now.
+    pub attaches: u64,
+    /// Whether this process decides on the group: before a generation has taken over, and after another has,
+    /// a step does nothing.
+    pub decides: bool,
+    /// How the kernel is told.
+    pub engine: Engine,
+}
+
+/// How the kernel is told of the members' loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Engine {
+    /// By a classic BPF program, which a step replaces: the kernel knows the loads of the last step.
+    Classic,
+}
+
+impl<S: Socket> Roster<S> {
+    /// Begins to see to the load of the members: see [`Balancer`].
+    ///
+    /// Nothing changes before its first step.
+    ///
+    /// ```
+    /// # #[cfg(target_os = "linux")] {
+    /// use std::time::Duration;
+    /// use reuseport::Options;
+    ///
+    /// let group = Options::new().group("localhost:0", 4)?;
+    /// let balancing = group.roster().balance()?.spawn(Duration::from_millis(5))?;
+    /// // The workers serve as long as `balancing` is there.
+    /// # drop(balancing);
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) where another `Balancer` does so, where all members have
+    /// [one queue](crate::Spread::Queue), where a program of the caller's steers the group, and for UDP without
+    /// connection ids. [`Unsupported`](io::ErrorKind::Unsupported) on systems other than Linux, which
+    /// cannot be told whom to choose. What the system answers if it does not tell of its queues, or the
+    /// process has no descriptor left, of which this takes one.
+    pub fn balance(&self) -> Result<Balancer, Error> {
+        Balancer::new(self.shared()).inspect_err(trace::refused)
+    }
+
+    /// By what the worker of a member publishes its load: see [`Load`].
+    ///
+    /// It belongs to the member, and not to its number: for one that [joins](Self::join) with the number of
+    /// another, ask again.
+    ///
+    /// ```
+    /// # #[cfg(target_os = "linux")] {
+    /// use reuseport::Options;
+    ///
+    /// let group = Options::new().group("localhost:0", 2)?;
+    /// let roster = group.roster();
+    /// let load = roster.load(1)?;
+    /// load.set(7);
+    /// assert_eq!(roster.load(1)?.get(), 7);
+    /// assert!(roster.load(2).is_err());
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) where the group has no such member.
+    pub fn load(&self, member: usize) -> Result<Load, Error> {
+        let shared = self.shared();
+        let load = shared.state().load(member);
+        load.inspect_err(trace::refused)
+    }
+}
+
+impl Balancer {
+    fn new(shared: Arc<Shared>) -> Result<Self, Error> {
+        shared.state().begin_balancing()?;
+        // From here on dropping it ends what has begun.
+        let (addr, kind) = {
+            let state = shared.state();
+            (state.addr(), state.kind())
+        };
+        let queues = sys::Queues::open(kind, addr);
+        let queues = match queues {
+            Ok(queues) => queues,
+            Err(error) => {
+                let refused = unseen(&shared, error);
+                // Nothing has been programmed yet.
+                let _ = shared.state().end_balancing();
+                return Err(refused);
+            }
+        };
+        Ok(Self {
+            shared,
+            queues,
+            policy: Policy::new(PATIENCE),
+            start: Instant::now(),
+            attaches: 0,
+            process: std::process::id(),
+        })
+    }
+
+    /// How long a member may leave connections waiting and accept none before it is stuck, instead of 100 ms.
+    ///
+    /// A member that has much to do for one connection, and accepts no other meanwhile, is not stuck: take a
+    /// longer time than that. At least four steps must have seen it.
+    ///
+    /// ```
+    /// # #[cfg(target_os = "linux")] {
+    /// use std::time::Duration;
+    /// use reuseport::Options;
+    ///
+    /// let group = Options::new().group("localhost:0", 4)?;
+    /// let mut balancer = group.roster().balance()?.patience(Duration::from_secs(1));
+    /// balancer.step()?;
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use = "dropping it ends it"]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.policy.patience = patience;
+        self
+    }
+
+    /// Sees who is busy and who is stuck, and tells the kernel if that has changed.
+    ///
+    /// Call it every few milliseconds. With 5 ms, what comes to a worker within 5 ms of its getting stuck waits
+    /// there; with 1 ms less does, and the steps cost more. It does not wait for anything.
+    ///
+    /// ```
+    /// # #[cfg(target_os = "linux")] {
+    /// use std::net::TcpStream;
+    /// use std::time::Duration;
+    /// use reuseport::Options;
+    ///
+    /// let group = Options::new().group("127.0.0.1:0", 2)?;
+    /// let mut balancer = group.roster().balance()?.patience(Duration::ZERO);
+    /// // Nobody accepts this one.
+    /// let client = TcpStream::connect(group.local_addr())?;
+    /// let stuck = loop {
+    ///     let balance = balancer.step()?;
+    ///     if let [stuck] = balance.stuck[..] {
+    ///         break stuck;
+    ///     }
+    /// };
+    /// // From here on the other one gets everything.
+    /// # let other: Vec<_> = (0..16).map(|_| TcpStream::connect(group.local_addr())).collect::<Result<_, _>>()?;
+    /// let waiting = |member: usize| reuseport::queue(group.iter().nth(member).unwrap());
+    /// assert_eq!(waiting(stuck)?.waiting, 1);
+    /// # assert_eq!(waiting(1 - stuck)?.waiting, 16);
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What the system answers if it does not tell of its queues any more, or takes no program. As
+    /// [`Group::steer`](crate::Group::steer) where the members' places are not known. The group is then steered as
+    /// before, and the next step tries again. [`InvalidInput`](io::ErrorKind::InvalidInput) in a child that was
+    /// forked, which has nothing to decide.
+    pub fn step(&mut self) -> Result<Balance, Error> {
+        self.try_step().inspect_err(trace::refused)
+    }
+
+    pub(super) fn try_step(&mut self) -> Result<Balance, Error> {
+        if self.process != std::process::id() {
+            let addr = self.shared.state().addr();
+            let what = format!("cannot balance the group on {addr}");
+            let why = "this process was forked from the one that does";
+            return Err(Error::invalid(what, why).at(addr));
+        }
+        let mut queues = HashMap::new();
+        self.queues
+            .read(|inode, waiting| {
+                queues.insert(inode, waiting);
+            })
+            .map_err(|error| unseen(&self.shared, error))?;
+        let now = self.start.elapsed();
+        let stepped = self
+            .shared
+            .state()
+            .balance(&mut self.policy, now, &queues)?;
+        self.attaches += u64::from(stepped.attached);
+        let mut stuck = stepped.stuck;
+        stuck.sort_unstable();
+        Ok(Balance {
+            stuck,
+            attaches: self.attaches,
+            decides: stepped.decides,
+            engine: Engine::Classic,
+        })
+    }
+}
+
+fn unseen(shared: &Shared, error: io::Error) -> Error {
+    let addr = shared.state().addr();
+    let what = format!("cannot see the queues of the group on {addr}");
+    let why = sys::resource_reason(&error);
+    Error::system(what, error).at(addr).why(why)
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            return;
+        }
+        let ended = self.shared.state().end_balancing();
+        // Nothing waits for an answer.
+        let _ = ended.inspect_err(trace::refused);
+    }
+}
+
+impl fmt::Debug for Balancer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Balancer")
+            .field("patience", &self.policy.patience)
+            .field("attaches", &self.attaches)
+            .finish_non_exhaustive()
+    }
+}
