@@ -34,7 +34,7 @@ fn shares(decision: Decision<usize>) -> Vec<u32> {
 
 #[test]
 fn who_is_alike_gets_the_same() {
-    for load in [0, 1, 7, 1 << 40, usize::MAX] {
+    for load in [0, 1, 7, usize::MAX / 2, usize::MAX] {
         for queue in [0, 1, 4096, u32::MAX] {
             for n in [1, 2, 3, 1024] {
                 assert_eq!(once(&vec![(queue, load); n]), vec![EVEN; n]);
