@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A handshake with a client that has vanished ends after 63 seconds.
     generation.take_over(Duration::from_secs(64)).await?;
     println!("process {me} listens on {addr}\ntry: kill -HUP {me}");
-    // Nobody hears it where systemd has not started the program.
+    // Where systemd has not started the program it goes nowhere.
     let _ = notify(&[Tell::Ready, Tell::MainPid(me), Tell::Status("it serves")]);
 
     // To 1 it means all other processes of the container (kill(2)); an error where there is none.

@@ -12,6 +12,7 @@ mod util;
 #[path = "util/worker.rs"]
 mod worker;
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::mpsc;
@@ -120,6 +121,28 @@ fn a_grace_is_not_cut() {
             assert!(server.ended() > 0);
         }
         assert_nothing_is_left();
+    });
+}
+
+/// When the last handle is dropped, nothing of the process is in the group any more.
+#[test]
+fn who_is_dropped_has_left() {
+    const TEST: &str = "who_is_dropped_has_left";
+    if !is_child(TEST) {
+        return util::in_child(TEST);
+    }
+    in_namespace("a generation that is dropped", || {
+        let options = Options::new();
+        let server = Server::start(&options, 1, Some(Duration::ZERO));
+        for round in 0..50 {
+            let (listener, generation) = options.serve::<Std>(ADDR).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            drop(generation);
+            let error = listener.accept().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{round}: {error}");
+        }
+        server.generation.stop();
+        server.ended();
     });
 }
 

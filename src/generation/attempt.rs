@@ -146,7 +146,7 @@ impl Attempt {
 
     fn started(&self, mut child: Child) -> u32 {
         let pid = child.id();
-        // Nobody reads what it says there.
+        // What it says there would not be read.
         let _pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let mut state = self.state();
         if state.given_up.is_some() {

@@ -150,7 +150,7 @@ impl Machine {
                 self.state = State::Stopping;
                 actions.push(Action::Stop);
             }
-            // The predecessor's listeners are hidden, and disturb nobody.
+            // The predecessor's listeners are hidden, and no client finds them.
             State::Parting if self.stops && self.mode == Mode::Connections => {
                 self.state = State::Stopping;
                 self.behind = Behind::Open;

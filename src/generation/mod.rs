@@ -50,7 +50,7 @@ use crate::trace;
 /// [`Serve`] opens a server that is one listener. [`shutdown`](Self::shutdown) is the future by which
 /// frameworks are told to end, and takes over by its first poll; [`incoming`](Self::incoming) is for loops of
 /// the caller's own. [`stop`](Self::stop) ends a server without a successor. [`restart`](Self::restart) starts the
-/// next process; so can a shell, a supervisor, or whoever else starts programs.
+/// next process; so can a shell, a supervisor, or any other program that starts programs.
 ///
 /// Clones are handles of the same generation, for signal handlers and workers.
 ///

@@ -268,13 +268,13 @@ impl State {
     /// Whether so many processes came after each other that the next one waits until they have closed what
     /// they had.
     pub(crate) fn is_crowded(&self) -> bool {
-        /// For each socket of this process.
+        /// For each socket of this process, of which there may be none.
         const MOST: usize = 16;
         let count = |of: fn(Role) -> bool| {
             let entries = self.table.iter();
             entries.filter(|entry| of(entry.role)).count()
         };
-        count(|role| role == Role::Predecessor) > MOST * count(Role::is_own)
+        count(|role| role == Role::Predecessor) > MOST * count(Role::is_own).max(1)
     }
 
     /// Whether a worker of the predecessor may wait in the kernel for a connection.

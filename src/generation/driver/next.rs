@@ -126,7 +126,7 @@ impl Driver {
             return false;
         };
         let ready = sys::wait::poll(&[sys::borrow(&*line)], Some(Instant::now()));
-        // Where it cannot be asked, nobody is killed.
+        // Where it cannot be asked, the process is not killed.
         ready.map_or(true, |ready| ready.contains(&true))
     }
 }
