@@ -119,7 +119,6 @@ fn each_connection_is_counted_as_what_it_was() {
         let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (nobody, silent) = (listen(), listen());
         let mut to = vec![addr_of(&nobody), addr_of(&silent)];
-        drop(nobody);
         let servers = ends.map(|end| {
             let listener = listen();
             to.push(addr_of(&listener));
@@ -131,6 +130,8 @@ fn each_connection_is_counted_as_what_it_was() {
                 }
             })
         });
+        // Only now, or another of these may get its port.
+        drop(nobody);
         let load = Load {
             connections: 20 * to.len(),
             timeout: Duration::from_secs(1),
