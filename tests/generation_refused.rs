@@ -59,16 +59,6 @@ fn what_cannot_be_is_refused() {
                 format!("{cannot}: a group has at least one member")
             )
         );
-        let queue = Options::new().spread(Spread::Queue);
-        assert_eq!(
-            sentence(queue.generation(ADDR, 2)),
-            (
-                InvalidInput,
-                "cannot use Options::spread with Options::generation: members of one queue \
-                 cannot be told from the predecessor's"
-                    .to_owned()
-            )
-        );
         // None of these has the port.
         drop(Std::listen(ADDR).unwrap());
     });

@@ -40,6 +40,9 @@ pub(super) struct Core {
     pub(super) taken: Signal<Result<Drained, Error>>,
     /// Nothing more comes.
     pub(super) relieved: Signal<()>,
+    /// Rings from then on, for workers that wait in the kernel; only where the group has one queue, because
+    /// nothing can be done to that which wakes them.
+    pub(super) ends: Option<Bell>,
     /// Fresh connections have had time besides.
     pub(super) shutdown: Signal<()>,
     /// The thread has heard that no handle is left.
@@ -95,10 +98,17 @@ impl Core {
         driver: Driver,
         predecessor: Option<super::Predecessor>,
     ) -> io::Result<Self> {
-        let (addr, kind, owner, guarantee) = {
+        let (addr, kind, owner, guarantee, one_queue) = {
             let mut state = shared.state();
             let guarantee = state.passing_guarantee();
-            (state.addr(), state.kind(), state.owner(), guarantee)
+            let one_queue = state.is_one_queue();
+            (
+                state.addr(),
+                state.kind(),
+                state.owner(),
+                guarantee,
+                one_queue,
+            )
         };
         Ok(Self {
             shared,
@@ -109,6 +119,7 @@ impl Core {
             predecessor,
             taken: Signal::new(),
             relieved: Signal::new(),
+            ends: one_queue.then(Bell::new).transpose()?,
             shutdown: Signal::new(),
             dropped: Signal::new(),
             is_ending: AtomicBool::new(false),
@@ -295,9 +306,23 @@ impl Core {
     /// Ends at once where no thread can wait for what is left, or it has ended.
     fn end(&self, told: Result<(), Error>) {
         if told.is_err() {
-            self.relieved.put(());
+            self.tell_relieved();
             self.shutdown.put(());
         }
+    }
+
+    /// From here on nothing more comes.
+    pub(super) fn tell_relieved(&self) {
+        self.relieved.put(());
+        if let Some(Err(error)) = self.ends.as_ref().map(Bell::ring) {
+            let what = format!("cannot wake the workers of the generation on {}", self.addr);
+            trace::refused(&Error::system(what, error).at(self.addr));
+        }
+    }
+
+    /// Whether the members of both processes have one queue.
+    pub(super) fn is_one_queue(&self) -> bool {
+        self.ends.is_some()
     }
 
     pub(super) fn put_outcome(&self, outcome: Result<Drained, Error>) {

@@ -252,7 +252,7 @@ impl Driver {
         }
         if self.machine.state() == State::Letting && !self.has_let_go {
             let mut state = core.shared.state();
-            let ends = core.kind == Kind::Tcp && !state.keeps_flows();
+            let ends = core.kind == Kind::Tcp && !state.keeps_flows() && !state.is_one_queue();
             let has_let_go = ends && state.is_blocking() || !state.is_open();
             drop(state);
             if has_let_go {
@@ -269,12 +269,19 @@ impl Driver {
         self.admit_arrival(core);
     }
 
+    /// Whether a successor that has come is to be heard of.
+    pub(super) fn takes_arrival(&self, core: &Core) -> bool {
+        // Nothing new can come to the one queue of a group that stops.
+        let is_closing = core.is_one_queue() && self.machine.state() == State::Stopping;
+        !is_closing && self.machine.takes_arrival(self.since.elapsed())
+    }
+
     /// Hears of the successor that has waited longest, when it is its turn.
     fn admit_arrival(&mut self, core: &Core) {
         // While it stops, the one that is there is not given up for another.
         let is_taken = self.machine.state() == State::Stopping && self.successor.is_some();
         while !is_taken
-            && self.machine.takes_arrival(self.since.elapsed())
+            && self.takes_arrival(core)
             && self.arrivals.iter().any(|caller| caller.is_heard)
         {
             let before = self.machine.state();
@@ -379,6 +386,8 @@ pub(super) fn mode(shared: &Shared) -> Mode {
     let mut state = shared.state();
     let stays = state.keeps_flows() || !state.can_hide();
     match state.kind() {
+        // Nothing has to be emptied, or taken out of the group.
+        _ if state.is_one_queue() => Mode::Connections,
         Kind::Tcp => Mode::Connections,
         Kind::Udp if stays => Mode::Flows,
         Kind::Udp => Mode::Datagrams,

@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::core::Core;
 use super::{Generation, Relieved};
-use crate::runtime::Net;
-use crate::sys;
+use crate::runtime::{Net, deadline};
+use crate::sys::{self, wait::Bell};
 
 /// The connections that come to a listener until its process is relieved or has [stopped](Generation::stop).
 ///
@@ -108,16 +109,25 @@ impl<R: Net> Incoming<R> {
     /// a little and accept again.
     pub async fn accept(&mut self) -> Option<io::Result<(R::TcpStream, SocketAddr)>> {
         self.core.take_over_at_once();
-        let accepted = {
-            let listener = self.listener.as_ref()?;
-            let mut accept = pin!(R::accept(listener));
-            let relieved = &mut self.relieved;
-            // What has come is accepted before the end is.
-            poll_fn(|context| match accept.as_mut().poll(context) {
-                Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-                Poll::Pending => Pin::new(&mut *relieved).poll(context).map(|()| None),
-            })
-            .await
+        let accepted = match &self.core.ends {
+            Some(ends) if !R::NONBLOCKING => accept_until::<R>(self.listener.as_ref()?, ends).await,
+            ends => {
+                let is_shared = ends.is_some();
+                let mut accept = pin!(R::accept(self.listener.as_ref()?));
+                let mut relieved = Pin::new(&mut self.relieved);
+                poll_fn(|context| {
+                    // What comes to the one queue is from then on the next process's.
+                    if is_shared && relieved.as_mut().poll(context).is_ready() {
+                        return Poll::Ready(None);
+                    }
+                    // What has come to a queue of its own is accepted before the end is.
+                    match accept.as_mut().poll(context) {
+                        Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+                        Poll::Pending => relieved.as_mut().poll(context).map(|()| None),
+                    }
+                })
+                .await
+            }
         };
         match accepted {
             // It was taken out of the group, which wakes a worker that waits in the kernel.
@@ -152,6 +162,27 @@ impl<R: Net> Incoming<R> {
     #[must_use]
     pub fn get_ref(&self) -> Option<&R::TcpListener> {
         self.listener.as_ref()
+    }
+}
+
+/// Accepts from a queue that other processes have too, and on which nothing can end the waiting.
+async fn accept_until<R: Net>(
+    listener: &R::TcpListener,
+    ends: &Bell,
+) -> Option<io::Result<(R::TcpStream, SocketAddr)>> {
+    loop {
+        let fds = [sys::borrow(ends), sys::borrow(listener)];
+        match sys::wait::poll(&fds, deadline::current()).as_deref() {
+            Ok([true, _]) => return None,
+            Ok([_, true]) => {}
+            Ok(_) => return Some(deadline::ended(Err(io::ErrorKind::TimedOut.into()))),
+            Err(error) => return Some(Err(crate::error::copy(error))),
+        }
+        // Another may have taken it meanwhile.
+        match deadline::within(Duration::ZERO, R::accept(listener)).await {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+            accepted => return Some(accepted),
+        }
     }
 }
 

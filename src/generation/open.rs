@@ -26,6 +26,7 @@ pub(super) fn open<S: Socket>(
     n: usize,
 ) -> Result<(Group<S>, Generation), Error> {
     let target = addr.target()?;
+    let options = &resolved(options);
     let opening = Opening::new(options, Call::Generation(S::KIND), target)?;
     let owner = sys::user();
     let request = Request {
@@ -41,6 +42,8 @@ pub(super) fn open<S: Socket>(
     let mut refusals = 0;
     let mut pause = Duration::from_millis(1);
     let mut hung_up = None;
+    // Whether there was one that serves no more.
+    let mut has_ended = false;
     loop {
         match meet::find(&request.name, owner, request.until) {
             Ok(meet::Found::Line(line)) => match ask(&request, &line)? {
@@ -54,6 +57,7 @@ pub(super) fn open<S: Socket>(
                     return Err(request.refused(io::ErrorKind::TimedOut, why));
                 }
                 Answer::Again | Answer::HungUp(_) => {
+                    has_ended = true;
                     std::thread::sleep(pause);
                     pause = (2 * pause).min(Duration::from_millis(50));
                 }
@@ -67,7 +71,10 @@ pub(super) fn open<S: Socket>(
                 Err(error) if error.holder() == Some(Holder::Group) && refusals < 3 => {
                     // Who has the port is found in a table of the kernel's, which may take long.
                     std::thread::sleep(Duration::from_millis(10 << (2 * refusals)));
-                    refusals += 1;
+                    // The one queue of a process that has stopped is there until that has closed it.
+                    let closes = has_ended && options.spread == Spread::Queue;
+                    let is_late = Instant::now() >= request.until;
+                    refusals += u32::from(refusals < 2 || !closes || is_late);
                 }
                 opened => return opened,
             },
@@ -76,21 +83,30 @@ pub(super) fn open<S: Socket>(
     }
 }
 
+/// With the spread that both processes come to by themselves: a queue each where the system can be told whom to
+/// choose.
+fn resolved(options: &Options) -> Options {
+    let spread = match options.spread {
+        Spread::Best if sys::steers().is_ok_and(|steers| !steers) => Spread::Queue,
+        chosen => chosen.here(),
+    };
+    options.clone().spread(spread)
+}
+
 fn check(request: &Request<'_>) -> Result<(), Error> {
     let invalid = |why: &str| Err(request.refused(io::ErrorKind::InvalidInput, why));
     if request.addr().port() == 0 {
         return invalid("for port 0 the kernel would give the next process another port");
     }
     match sys::steers() {
+        _ if request.options.spread == Spread::Queue => {}
         Ok(true) => {}
         Ok(false) => {
-            let why = "this system cannot be told which member to choose";
+            let why = "this system cannot be told which member to choose, and the members are to have a \
+                       queue each";
             return Err(request.refused(io::ErrorKind::Unsupported, why));
         }
         Err(error) => return Err(request.failed(error, "this system could not be asked")),
-    }
-    if request.options.spread.here() != Spread::Kernel {
-        return invalid("its members have one queue together, and nothing to choose");
     }
     if request.n == 0 {
         return invalid("a group has at least one member");
@@ -119,6 +135,13 @@ fn first<S: Socket>(
         target,
         request.n,
     )?;
+    if request.options.spread == Spread::Queue {
+        // One process would set what is the other's too.
+        for member in &group {
+            sys::set_nonblocking(member, true)
+                .map_err(|error| request.failed(error, "its queue could not be prepared"))?;
+        }
+    }
     let shared = group.roster().shared();
     let mode = mode(&shared);
     let driver = Driver::new(Machine::first(mode), None, rendezvous);
@@ -152,6 +175,17 @@ fn succeed<S: Socket>(
             "its members are {is} sockets, and {meant} was meant"
         )));
     }
+    let spread = options.spread;
+    let one_queue = spread == Spread::Queue;
+    if parcel.one_queue != one_queue {
+        let (has, meant) = match one_queue {
+            true => ("a queue each", "one queue"),
+            false => ("one queue together", "a queue each"),
+        };
+        return Err(invalid(format!(
+            "its members have {has}, and {meant} was meant: Options::spread tells which"
+        )));
+    }
     let Some((_, _, fd)) = parcel.members.first() else {
         return Err(invalid("it has lent no member".to_owned()));
     };
@@ -167,8 +201,10 @@ fn succeed<S: Socket>(
     // Numbers stand in datagrams, where they tell the generations apart; else each counts from 0.
     let keeps_flows = options.steering.keeps_flows();
     let number = |number: Option<usize>| number.filter(|_| keeps_flows);
-    let predecessors = parcel.members.into_iter();
-    let predecessors: Vec<_> = predecessors
+    let mut lent = parcel.members.into_iter();
+    let queue = one_queue.then(|| lent.next()).flatten();
+    let queue = queue.map(|(_, _, fd)| fd);
+    let predecessors: Vec<_> = lent
         .map(|(own, exact, fd)| (number(own), exact, fd))
         .collect();
     let mut taken: Vec<usize> = predecessors
@@ -180,18 +216,18 @@ fn succeed<S: Socket>(
     let numbers: Vec<usize> = free.take(n).collect();
     let end = numbers.last().map_or(0, |last| last + 1);
 
-    let roster = Roster::<S>::new(addr, Spread::Kernel, beside_it);
+    let roster = Roster::<S>::new(addr, spread, beside_it);
     let shared = roster.shared();
     shared
         .state()
         .succeed(predecessors, end, &options.steering)?;
-    let opened = beside::<S>(request, &roster, &numbers, &line);
+    let opened = beside::<S>(request, &roster, queue.as_ref(), &numbers, &line);
     let members = opened.inspect_err(|_| {
         // Behind the predecessor's, which are not moved by that.
         shared.state().withdraw();
         let _ = wire::say(&line, Word::GivingUp, &[], Some(Instant::now() + SILENCE));
     })?;
-    let group = Group::of(addr, members, Spread::Kernel, roster);
+    let group = Group::of(addr, members, spread, roster);
     let mode = mode(&shared);
     let driver = Driver::new(Machine::successor(mode), Some(line), rendezvous);
     let predecessor = Some(Predecessor { pid });
@@ -199,10 +235,11 @@ fn succeed<S: Socket>(
     Ok((group, generation))
 }
 
-/// Opens the members behind those of the predecessor, and tells it of them.
+/// Opens the members behind those of the predecessor, or as duplicates of its one `queue`, and tells it of them.
 fn beside<S: Socket>(
     request: &Request<'_>,
     roster: &Roster<S>,
+    queue: Option<&OwnedFd>,
     numbers: &[usize],
     line: &OwnedFd,
 ) -> Result<Vec<Member<S>>, Error> {
@@ -210,7 +247,14 @@ fn beside<S: Socket>(
     let n = numbers.len();
     let mut members = Vec::with_capacity(n.min(1 << 15));
     for (at, &number) in numbers.iter().enumerate() {
-        let socket = S::from_socket(request.opening.open(Purpose::Join(at, n), false)?);
+        let join = Purpose::Join(at, n);
+        let socket = match queue {
+            None => S::from_socket(request.opening.open(join, false)?),
+            Some(queue) => {
+                let duplicate = queue.try_clone().map(S::from);
+                duplicate.map_err(|error| request.opening.refused(join, error))?
+            }
+        };
         shared.state().add(number, sys::borrow(&socket));
         members.push(Member::new(socket, number));
     }
@@ -220,7 +264,9 @@ fn beside<S: Socket>(
         return Err(request.refused(io::ErrorKind::InvalidInput, why));
     }
     let until = Some(Instant::now() + SILENCE);
-    let fds: Vec<_> = members.iter().map(sys::borrow).collect();
+    // Of the one queue it knows.
+    let own = members.iter().filter(|_| queue.is_none());
+    let fds: Vec<_> = own.map(sys::borrow).collect();
     let answer = wire::send_mine(line, &fds, until).and_then(|()| wire::hear(line, until));
     match answer {
         Ok(Message {

@@ -176,6 +176,8 @@ pub(crate) fn text(body: &[u8]) -> String {
 #[derive(Debug)]
 pub(crate) struct Parcel {
     pub(crate) kind: Kind,
+    /// Whether the members of the group have one queue, and so are one socket.
+    pub(crate) one_queue: bool,
     /// In the kernel's order: the number, none where it is no member; whether the place is exact; and
     /// the socket.
     pub(crate) members: Vec<(Option<usize>, bool, OwnedFd)>,
@@ -189,13 +191,16 @@ const NO_MEMBER: u32 = u32::MAX;
 pub(crate) fn send_members(
     to: &impl AsFd,
     kind: Kind,
+    one_queue: bool,
     members: &[Lent],
     extra: Option<&OwnedFd>,
     until: Option<Instant>,
 ) -> io::Result<()> {
-    let mut body = vec![match kind {
-        Kind::Tcp => 0,
-        Kind::Udp => 1,
+    let mut body = vec![match (kind, one_queue) {
+        (Kind::Tcp, false) => 0,
+        (Kind::Udp, false) => 1,
+        (Kind::Tcp, true) => 2,
+        (Kind::Udp, true) => 3,
     }];
     for member in members {
         let number = match member.number.map(u32::try_from) {
@@ -222,9 +227,11 @@ impl Parcel {
     /// What follows [`Word::Members`].
     pub(crate) fn parse(body: &[u8], fds: Vec<OwnedFd>) -> io::Result<Self> {
         let broken = || broken("the message is broken");
-        let (kind, body) = match body {
-            [0, body @ ..] => (Kind::Tcp, body),
-            [1, body @ ..] => (Kind::Udp, body),
+        let (kind, one_queue, body) = match body {
+            [0, body @ ..] => (Kind::Tcp, false, body),
+            [1, body @ ..] => (Kind::Udp, false, body),
+            [2, body @ ..] => (Kind::Tcp, true, body),
+            [3, body @ ..] => (Kind::Udp, true, body),
             _ => return Err(broken()),
         };
         let entries = body.chunks_exact(5);
@@ -246,6 +253,7 @@ impl Parcel {
         }
         Ok(Self {
             kind,
+            one_queue,
             members,
             extra: fds.next(),
         })
@@ -296,6 +304,13 @@ mod tests {
         assert!(Parcel::parse(&body, Vec::new()).is_err());
         assert!(Parcel::parse(&[], Vec::new()).is_err());
         assert!(Parcel::parse(&[9], Vec::new()).is_err());
-        assert_eq!(Parcel::parse(&[1], Vec::new()).unwrap().members.len(), 0);
+        for code in 0..4 {
+            let parcel = Parcel::parse(&[code], Vec::new()).unwrap();
+            assert_eq!(parcel.members.len(), 0);
+            assert_eq!(
+                (parcel.kind == Kind::Udp, parcel.one_queue),
+                (code % 2 == 1, code >= 2)
+            );
+        }
     }
 }

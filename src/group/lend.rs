@@ -32,12 +32,26 @@ impl State {
     /// before this one.
     pub(crate) fn lend(&mut self) -> Result<Vec<Lent>, Error> {
         self.check_order()?;
+        if self.is_one_queue() {
+            return self.lend_queue();
+        }
         self.sweep()?;
         let is_done = |role| matches!(role, Role::Empty | Role::Predecessor);
         if self.table.iter().all(|entry| is_done(entry.role)) {
             self.remove_all(is_done)?;
         }
         self.lend_these()
+    }
+
+    /// The one socket of a group that has one queue.
+    fn lend_queue(&mut self) -> Result<Vec<Lent>, Error> {
+        let open = self.via()?;
+        let lent = open.map(|fd| Lent {
+            number: Some(0),
+            exact: true,
+            fd,
+        });
+        Ok(lent.into_iter().collect())
     }
 
     fn remove_all(&mut self, of: impl Fn(Role) -> bool) -> Result<(), Error> {
@@ -185,10 +199,13 @@ impl State {
     /// As [`forget`](Self::forget); the listeners at which workers may still wait in the kernel.
     pub(crate) fn dismiss(&mut self) -> Vec<Arc<OwnedFd>> {
         let mut waited_for = Vec::new();
-        for entry in self.table.iter_mut().filter(|entry| entry.role.is_own()) {
+        // What ends the waiting would end the queue, which is the next process's too.
+        let ends = self.kind == Kind::Tcp && !self.is_one_queue();
+        let own = |role: Role| ends && role.is_own();
+        for entry in self.table.iter_mut().filter(|entry| own(entry.role)) {
             if let Ok(Some(fd)) = entry.socket.open() {
                 let is_listening = sys::is_listening(sys::borrow(&*fd)).unwrap_or(false);
-                if self.kind == Kind::Tcp && is_listening && sys::is_blocking(sys::borrow(&*fd)) {
+                if is_listening && sys::is_blocking(sys::borrow(&*fd)) {
                     waited_for.push(fd);
                 }
             }
@@ -325,7 +342,9 @@ impl State {
         // The one that was opened last goes last. The kernel finds a group of IPv4 by it (udp_lib_get_port,
         // udp4_lib_lookup2), and gives it the datagram for which it is about to ask the group when it
         // leaves: so that can happen once, and not for each.
-        for entry in self.table.iter_mut().filter(|entry| entry.role.is_own()) {
+        let is_apart = !self.is_one_queue();
+        let own = |role: Role| is_apart && role.is_own();
+        for entry in self.table.iter_mut().filter(|entry| own(entry.role)) {
             if let Ok(Some(fd)) = entry.socket.open() {
                 sys::remove(self.kind, sys::borrow(&*fd));
             }
@@ -346,6 +365,9 @@ impl State {
 
     /// What can be guaranteed to those who connect while the group passes on.
     pub(crate) fn passing_guarantee(&mut self) -> Guarantee {
+        if self.is_one_queue() {
+            return Guarantee::Lossless;
+        }
         let can_hide = self.can_hide();
         let count = |role| self.table.iter().filter(|entry| entry.role == role).count();
         // One that comes to stand in the place of another, while there are more, leaves a gap of a system

@@ -104,6 +104,11 @@ impl State {
         self.stage = stage;
     }
 
+    /// Whether all members are one socket, of which another process may have descriptors too.
+    pub(crate) fn is_one_queue(&self) -> bool {
+        self.spread == Spread::Queue
+    }
+
     pub(crate) fn keeps_flows(&self) -> bool {
         self.steering.keeps_flows()
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::state::State;
 use super::table::Id;
+use crate::steering::Spread;
 use crate::sys::{Kind, OwnedFd};
 
 impl State {
@@ -19,6 +20,10 @@ impl State {
         for entry in self.table.iter_mut().filter(|entry| entry.role.is_own()) {
             if let Ok(Some(fd)) = entry.socket.open() {
                 own.push((entry.id, fd));
+                if self.spread == Spread::Queue {
+                    // The others are the same socket.
+                    break;
+                }
             }
         }
         // Before the kernel's program could choose one that is hidden.

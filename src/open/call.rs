@@ -48,7 +48,6 @@ impl Options {
     pub(crate) fn check(&self, call: Call) -> Result<(), Error> {
         const GROUPS: &str = "it is for groups (Options::group, Options::packet_group)";
         let single = matches!(call, Call::Listen(_) | Call::Dial);
-        let generation = matches!(call, Call::Generation(_));
         // What is set, and why it means nothing to this call.
         let table = [
             (
@@ -73,11 +72,6 @@ impl Options {
                 "spread",
                 self.spread != Spread::Best,
                 single.then_some(GROUPS),
-            ),
-            (
-                "spread",
-                self.spread == Spread::Queue,
-                generation.then_some("members of one queue cannot be told from the predecessor's"),
             ),
             (
                 "steering",
@@ -126,7 +120,7 @@ mod tests {
             ("before_bind", new().before_bind(|_| Ok(())), "yyyyyyy"),
             ("backlog", new().backlog(7), "ynnynyn"),
             ("join", new().join(true), "yynyynn"),
-            ("spread", new().spread(Spread::Queue), "nnnyynn"),
+            ("spread", new().spread(Spread::Queue), "nnnyyyy"),
             ("spread", new().spread(Spread::Kernel), "nnnyyyy"),
             ("steering", new().steering(Steering::Cpu), "nnnyyyy"),
         ];

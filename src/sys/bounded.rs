@@ -58,7 +58,7 @@ pub(crate) fn recv_from(
     until: Option<Instant>,
 ) -> io::Result<(usize, SocketAddr)> {
     let Some(until) = until else {
-        return uninterrupted(|| socket.recv_from(buf));
+        return waiting(socket, || uninterrupted(|| socket.recv_from(buf)));
     };
     let own = SockRef::from(socket);
     // SAFETY: as in `read`.
@@ -96,7 +96,7 @@ pub(crate) fn accept(
     until: Option<Instant>,
 ) -> io::Result<(TcpStream, SocketAddr)> {
     let Some(until) = until else {
-        return listener.accept();
+        return waiting(listener, || listener.accept()).and_then(blocking);
     };
     loop {
         if !ready(borrow(listener), libc::POLLIN, Some(until))? {
@@ -106,8 +106,32 @@ pub(crate) fn accept(
             return Err(io::ErrorKind::TimedOut.into());
         };
         if ready(borrow(listener), libc::POLLIN, Some(Instant::now()))? {
-            return listener.accept();
+            match listener.accept() {
+                // It does not block, and a thread without a deadline or another process was quicker.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                accepted => return accepted.and_then(blocking),
+            }
         }
+    }
+}
+
+/// On the BSDs and Apple's systems a connection is as its listener is, blocking or not (accept(2)).
+fn blocking((stream, from): (TcpStream, SocketAddr)) -> io::Result<(TcpStream, SocketAddr)> {
+    if !cfg!(any(target_os = "linux", target_os = "android")) {
+        stream.set_nonblocking(false)?;
+    }
+    Ok((stream, from))
+}
+
+/// Calls what reads until it has been done, where the socket may not block: see
+/// [`Spread::Queue`](crate::Spread::Queue) in a generation.
+fn waiting<T>(socket: &impl super::AsFd, mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+        ready(borrow(socket), libc::POLLIN, None)?;
     }
 }
 

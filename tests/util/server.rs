@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reuseport::{ConnectionIds, Error, Generation, Group, Options, Roster, Steering};
+use reuseport::{ConnectionIds, Error, Generation, Group, Options, Roster, Spread, Steering};
 
 use crate::engine::{self, Before};
 use crate::process::say;
@@ -287,6 +287,7 @@ fn options(how: &[&str]) -> Options {
                 options.steering(Steering::Weights(weights.collect()))
             }
             _ if *word == "ids" => options.steering(Steering::ConnectionIds(ConnectionIds::at(0))),
+            _ if *word == "queue" => options.spread(Spread::Queue),
             _ if *word == "defers" => options.before_bind(|socket| defer_accept(&socket)),
             _ => panic!("{word}"),
         })

@@ -117,7 +117,7 @@ impl Driver {
                 };
                 core.put_outcome(outcome);
                 core.is_ending.store(true, Ordering::SeqCst);
-                core.relieved.put(());
+                core.tell_relieved();
                 let grace = match self.has_served {
                     true => core.settings().grace,
                     false => Duration::ZERO,
@@ -128,6 +128,10 @@ impl Driver {
             }
             Action::Stop => {
                 core.is_ending.store(true, Ordering::SeqCst);
+                if core.is_one_queue() && self.successor.is_some() {
+                    // It has the queue, with all that is in it.
+                    return Err(Event::Nothing);
+                }
                 let own = core.shared.state().stop();
                 if own.is_empty() {
                     return Err(Event::Nothing);
@@ -255,8 +259,16 @@ impl Driver {
             return Ok(true);
         };
         let until = Some(Instant::now() + MESSAGE);
-        wire::send_members(&*caller.line, core.kind, &lent, Some(&**rendezvous), until)
-            .map_err(|error| core.cannot_lend(error))?;
+        let (line, one_queue) = (&*caller.line, core.is_one_queue());
+        wire::send_members(
+            line,
+            core.kind,
+            one_queue,
+            &lent,
+            Some(&**rendezvous),
+            until,
+        )
+        .map_err(|error| core.cannot_lend(error))?;
         Ok(true)
     }
 

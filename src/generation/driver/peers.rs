@@ -119,7 +119,7 @@ impl Driver {
 
     /// Tells a successor that it has to wait, and for what.
     pub(super) fn excuse(&self, core: &Core, line: &Arc<OwnedFd>) {
-        if self.machine.takes_arrival(self.since.elapsed()) {
+        if self.takes_arrival(core) {
             return;
         }
         let pid = |pid: Option<u32>| {
