@@ -13,7 +13,7 @@ use super::machine::{Action, Event, Machine, Mode, Peer, State};
 use super::wire::Message;
 use crate::error::Error;
 use crate::group::{Id, Remains, Seen, Shared, barrier, look};
-use crate::sys::{self, Kind, OwnedFd};
+use crate::sys::{self, Kind, OwnedFd, meet::Rendezvous};
 
 /// How long a message may take that has begun: the other side answers at once, unless it hangs.
 const MESSAGE: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ pub(super) struct Driver {
     deadline: Option<Instant>,
     predecessor: Option<Arc<OwnedFd>>,
     successor: Option<Caller>,
-    rendezvous: Option<Arc<OwnedFd>>,
+    rendezvous: Option<Rendezvous>,
     arrivals: Vec<Caller>,
     /// What the predecessor, or this process when it stops, has still to accept or to read.
     remains: Vec<(Id, Remains)>,
@@ -83,7 +83,11 @@ enum Source {
 }
 
 impl Driver {
-    pub(super) fn new(machine: Machine, predecessor: Option<OwnedFd>, rendezvous: OwnedFd) -> Self {
+    pub(super) fn new(
+        machine: Machine,
+        predecessor: Option<OwnedFd>,
+        rendezvous: Rendezvous,
+    ) -> Self {
         let now = Instant::now();
         let has_served = predecessor.is_none();
         Self {
@@ -92,7 +96,7 @@ impl Driver {
             deadline: None,
             predecessor: predecessor.map(Arc::new),
             successor: None,
-            rendezvous: Some(Arc::new(rendezvous)),
+            rendezvous: Some(rendezvous),
             arrivals: Vec::new(),
             remains: Vec::new(),
             is_past: false,
@@ -177,12 +181,12 @@ impl Driver {
             self.machine.state(),
             State::Beside | State::Orphan | State::Asking | State::Passing | State::Letting
         );
-        if let Some(fd) = self
+        if let Some(rendezvous) = self
             .rendezvous
             .as_ref()
             .filter(|_| answers && self.arrivals.len() < ARRIVALS)
         {
-            sources.push((Source::Rendezvous, Arc::clone(fd)));
+            sources.push((Source::Rendezvous, Arc::clone(rendezvous.socket())));
         }
         for caller in &self.arrivals {
             sources.push((Source::Arrival, Arc::clone(&caller.line)));

@@ -61,8 +61,7 @@ fn hand_over(shared: &Shared, to: &impl AsFd) -> Result<(), Error> {
         lent.inspect(|_| state.set_stage(Stage::Passing))
     };
     let lent = lent.inspect_err(|error| refuse(error))?;
-    let given =
-        wire::send_members(to, kind, false, &lent, None, None).and_then(|()| hear_taken(to));
+    let given = wire::send_members(to, kind, false, &lent, &[], None).and_then(|()| hear_taken(to));
     drop(lent);
     match given {
         Ok(()) => {

@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::group::{self, Group, Member, Roster, Socket};
 use crate::open::{Call, Opening, Options, Purpose, ToAddr, adopt};
 use crate::steering::Spread;
-use crate::sys::{self, Holder, OwnedFd, meet};
+use crate::sys::{self, Holder, OwnedFd, meet, meet::Rendezvous};
 
 /// How long the predecessor may have to wait for something: it may be taking over itself, which ends by
 /// the time a handshake with a client that has vanished does.
@@ -32,7 +32,7 @@ pub(super) fn open<S: Socket>(
     let request = Request {
         options,
         opening: &opening,
-        name: opening.name(),
+        place: opening.meeting_place(),
         owner,
         n,
         until: Instant::now() + PATIENCE,
@@ -45,7 +45,7 @@ pub(super) fn open<S: Socket>(
     // Whether there was one that serves no more.
     let mut has_ended = false;
     loop {
-        match meet::find(&request.name, owner, request.until) {
+        match meet::find(&request.place, owner, request.until) {
             Ok(meet::Found::Line(line)) => match ask(&request, &line)? {
                 Answer::Members(parcel, pid) => return succeed(&request, line, parcel, pid),
                 Answer::HungUp(pid) if !may_hang_up(&mut hung_up, pid) => {
@@ -66,18 +66,36 @@ pub(super) fn open<S: Socket>(
                 let why = "the process that serves does not answer";
                 return Err(request.refused(io::ErrorKind::TimedOut, why));
             }
-            Ok(meet::Found::Nobody | meet::Found::Refused) => match first(&request, target) {
-                // Another was quicker, and is found under its name; or is about to end.
-                Err(error) if error.holder() == Some(Holder::Group) && refusals < 3 => {
-                    // Who has the port is found in a table of the kernel's, which may take long.
-                    std::thread::sleep(Duration::from_millis(10 << (2 * refusals)));
-                    // The one queue of a process that has stopped is there until that has closed it.
-                    let closes = has_ended && options.spread == Spread::Queue;
-                    let is_late = Instant::now() >= request.until;
-                    refusals += u32::from(refusals < 2 || !closes || is_late);
+            Ok(meet::Found::Nobody) => {
+                let rendezvous = match meet::listen(&request.place) {
+                    Ok(rendezvous) => rendezvous,
+                    // Another begins to listen at this instant.
+                    Err(error)
+                        if error.kind() == io::ErrorKind::AddrInUse
+                            && Instant::now() < request.until =>
+                    {
+                        std::thread::sleep(pause);
+                        pause = (2 * pause).min(Duration::from_millis(50));
+                        continue;
+                    }
+                    Err(error) => {
+                        let why = "the next process could not find it";
+                        return Err(request.failed(error, why));
+                    }
+                };
+                // The one queue of a process that has stopped is there until that has closed it.
+                let closes = has_ended && options.spread == Spread::Queue;
+                match first(&request, target, rendezvous) {
+                    // Another was quicker, and is found under its name; or is about to end.
+                    Err(error) if refusals < 3 && is_groups(&error, closes) => {
+                        // Who has the port is found in a table of the kernel's, which may take long.
+                        std::thread::sleep(Duration::from_millis(10 << (2 * refusals)));
+                        let is_late = Instant::now() >= request.until;
+                        refusals += u32::from(refusals < 2 || !closes || is_late);
+                    }
+                    opened => return opened,
                 }
-                opened => return opened,
-            },
+            }
             Err(error) => return Err(request.failed(error, "the process that serves is not found")),
         }
     }
@@ -91,6 +109,14 @@ fn resolved(options: &Options) -> Options {
         chosen => chosen.here(),
     };
     options.clone().spread(spread)
+}
+
+/// Whether a group of this user has the port; assumed where the system does not tell.
+fn is_groups(error: &Error, closes: bool) -> bool {
+    let is_in_use = closes && error.kind() == io::ErrorKind::AddrInUse;
+    error
+        .holder()
+        .map_or(is_in_use, |holder| holder == Holder::Group)
 }
 
 fn check(request: &Request<'_>) -> Result<(), Error> {
@@ -125,24 +151,27 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
 fn first<S: Socket>(
     request: &Request<'_>,
     target: impl ToAddr,
-) -> Result<(Group<S>, Generation), Error> {
     // It is found before it has the port, so that another who starts now finds it when it has.
-    let rendezvous = meet::listen(&request.name)
-        .map_err(|error| request.failed(error, "the next process could not find it"))?;
+    rendezvous: Rendezvous,
+) -> Result<(Group<S>, Generation), Error> {
     let group = group::open(
         request.options,
         Call::Generation(S::KIND),
         target,
         request.n,
     )?;
+    let shared = group.roster().shared();
     if request.options.spread == Spread::Queue {
         // One process would set what is the other's too.
-        for member in &group {
-            sys::set_nonblocking(member, true)
-                .map_err(|error| request.failed(error, "its queue could not be prepared"))?;
-        }
+        let prepared = group.iter().take(1).try_for_each(|member| {
+            sys::set_nonblocking(member, true)?;
+            let queue = sys::borrow(member).try_clone_to_owned()?;
+            shared.state().keep_queue(queue);
+            Ok(())
+        });
+        prepared
+            .map_err(|error: io::Error| request.failed(error, "its queue could not be prepared"))?;
     }
-    let shared = group.roster().shared();
     let mode = mode(&shared);
     let driver = Driver::new(Machine::first(mode), None, rendezvous);
     let core = Core::new(shared, driver, None);
@@ -194,7 +223,7 @@ fn succeed<S: Socket>(
     if !request.opening.may_be(addr) {
         return Err(invalid(format!("its group is on {addr}")));
     }
-    let Some(rendezvous) = parcel.extra else {
+    let Some(rendezvous) = Rendezvous::of(parcel.extra) else {
         return Err(invalid("it passed no place to meet".to_owned()));
     };
 
@@ -222,6 +251,9 @@ fn succeed<S: Socket>(
         .state()
         .succeed(predecessors, end, &options.steering)?;
     let opened = beside::<S>(request, &roster, queue.as_ref(), &numbers, &line);
+    if let Some(queue) = queue {
+        shared.state().keep_queue(queue);
+    }
     let members = opened.inspect_err(|_| {
         // Behind the predecessor's, which are not moved by that.
         shared.state().withdraw();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::wire::{self, Message, Parcel, VERSIONS, Word};
 use crate::error::{self, Error};
 use crate::open::{Opening, Options, Purpose};
-use crate::sys::{self, OwnedFd, pass};
+use crate::sys::{self, OwnedFd, meet, pass};
 use crate::trace;
 
 /// How long it may say nothing: it answers at once, unless it hangs.
@@ -29,7 +29,7 @@ pub(super) enum Answer {
 pub(super) struct Request<'a> {
     pub(super) options: &'a Options,
     pub(super) opening: &'a Opening<'a>,
-    pub(super) name: Vec<u8>,
+    pub(super) place: meet::Place,
     pub(super) owner: u32,
     pub(super) n: usize,
     pub(super) until: Instant,

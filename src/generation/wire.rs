@@ -181,9 +181,12 @@ pub(crate) struct Parcel {
     /// In the kernel's order: the number, none where it is no member; whether the place is exact; and
     /// the socket.
     pub(crate) members: Vec<(Option<usize>, bool, OwnedFd)>,
-    /// What else is passed on.
-    pub(crate) extra: Option<OwnedFd>,
+    /// What else is passed on: the rendezvous.
+    pub(crate) extra: Vec<OwnedFd>,
 }
+
+/// A rendezvous is a socket, and in a folder a lock too.
+const EXTRAS: usize = 2;
 
 /// In the place of a number.
 const NO_MEMBER: u32 = u32::MAX;
@@ -193,7 +196,7 @@ pub(crate) fn send_members(
     kind: Kind,
     one_queue: bool,
     members: &[Lent],
-    extra: Option<&OwnedFd>,
+    extra: &[BorrowedFd<'_>],
     until: Option<Instant>,
 ) -> io::Result<()> {
     let mut body = vec![match (kind, one_queue) {
@@ -211,7 +214,7 @@ pub(crate) fn send_members(
         body.push(u8::from(member.exact));
     }
     let fds = members.iter().map(|member| sys::borrow(&*member.fd));
-    let fds: Vec<_> = fds.chain(extra.map(sys::borrow)).collect();
+    let fds: Vec<_> = fds.chain(extra.iter().copied()).collect();
     pass::send(sys::borrow(to), &frame(Word::Members, &body), &fds, until)
 }
 
@@ -236,7 +239,7 @@ impl Parcel {
         };
         let entries = body.chunks_exact(5);
         let count = entries.len();
-        if !entries.remainder().is_empty() || !(count..=count + 1).contains(&fds.len()) {
+        if !entries.remainder().is_empty() || !(count..=count + EXTRAS).contains(&fds.len()) {
             return Err(broken());
         }
         let mut fds = fds.into_iter();
@@ -255,7 +258,7 @@ impl Parcel {
             kind,
             one_queue,
             members,
-            extra: fds.next(),
+            extra: fds.collect(),
         })
     }
 }

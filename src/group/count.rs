@@ -58,7 +58,7 @@ impl Remains {
     /// anything is in the queue. None may be added from the time on when it is first called.
     pub(crate) fn left(&mut self, seen: &Seen) -> u32 {
         if self.kind == Kind::Udp {
-            return u32::from(sys::is_readable(self.fd()).unwrap_or(false));
+            return is_readable(self.fd());
         }
         if seen.migrates {
             // The kernel hands what is left to the others when the listener closes.
@@ -87,10 +87,17 @@ impl Remains {
     /// What is in its queue now.
     pub(crate) fn queued(&self) -> u32 {
         match self.kind {
-            Kind::Tcp => sys::queue(self.fd()).map_or(0, |queue| queue.waiting),
-            Kind::Udp => u32::from(sys::is_readable(self.fd()).unwrap_or(false)),
+            Kind::Tcp => {
+                sys::queue(self.fd()).map_or(is_readable(self.fd()), |queue| queue.waiting)
+            }
+            Kind::Udp => is_readable(self.fd()),
         }
     }
+}
+
+/// 1 where anything is in the queue.
+fn is_readable(fd: BorrowedFd<'_>) -> u32 {
+    u32::from(sys::is_readable(fd).unwrap_or(false))
 }
 
 /// A listener that only seems to have nothing left may have a request.

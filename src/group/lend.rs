@@ -54,6 +54,18 @@ impl State {
         Ok(lent.into_iter().collect())
     }
 
+    /// Keeps a descriptor of the one queue for the next process, where the workers' are not found again.
+    pub(crate) fn keep_queue(&mut self, fd: OwnedFd) {
+        if self.via().is_ok_and(|via| via.is_none()) {
+            self.queue = Some(Arc::new(fd));
+        }
+    }
+
+    /// No other process will ask for it.
+    pub(crate) fn release_queue(&mut self) {
+        self.queue = None;
+    }
+
     fn remove_all(&mut self, of: impl Fn(Role) -> bool) -> Result<(), Error> {
         let all = self.table.iter().filter(|entry| of(entry.role));
         let all: Vec<Id> = all.map(|entry| entry.id).collect();
@@ -190,6 +202,7 @@ impl State {
     /// As [`give_away`](Self::give_away), and no descriptor of it is kept.
     pub(crate) fn forget(&mut self) {
         self.give_away();
+        self.release_queue();
         let all: Vec<Id> = self.table.iter().map(|entry| entry.id).collect();
         for id in all {
             self.table.remove(id);

@@ -45,6 +45,8 @@ pub(crate) struct State {
     is_relieved: bool,
     /// Whether the kernel's tables showed every member when they were last looked at.
     pub(super) sees_all: bool,
+    /// A descriptor of the one queue, where the system does not find the workers' again.
+    pub(super) queue: Option<Arc<OwnedFd>>,
     /// What has happened, to be told when the lock is free.
     pub(super) events: Vec<Event>,
 }
@@ -84,6 +86,7 @@ impl State {
             is_stopping: false,
             is_relieved: false,
             sees_all: false,
+            queue: None,
             events: Vec::new(),
         }
     }
@@ -116,6 +119,7 @@ impl State {
     /// Nothing more comes to any member; flows that are kept do.
     pub(crate) fn relieve(&mut self) {
         self.is_relieved = !self.keeps_flows();
+        self.queue = None;
     }
 
     /// Whether the member with that number has left, or was never there.
@@ -276,6 +280,9 @@ impl State {
 
     /// A descriptor by which the group's program can be changed.
     pub(super) fn via(&mut self) -> Result<Option<Arc<OwnedFd>>, Error> {
+        if let Some(queue) = &self.queue {
+            return Ok(Some(Arc::clone(queue)));
+        }
         let mut last = Ok(None);
         for entry in self.table.iter_mut() {
             match entry.socket.open() {

@@ -4,26 +4,24 @@ use std::sync::Arc;
 
 use super::state::State;
 use super::table::Id;
-use crate::steering::Spread;
 use crate::sys::{Kind, OwnedFd};
 
 impl State {
-    /// From here on no new client finds a listener of this process; those, each with a descriptor, that
-    /// have something to accept.
-    ///
-    /// Members of a successor get what is new, where there are any. Datagrams have no handshake in which
-    /// they could be refused: UDP sockets go on receiving until they are closed.
+    /// No new client is let in from here on; the members whose queues are to be emptied, one of those that have
+    /// one queue.
     pub(crate) fn stop(&mut self) -> Vec<(Id, Arc<OwnedFd>)> {
         self.is_stopping = true;
         let _ = self.sweep();
+        let one_queue = self.is_one_queue().then(|| self.via().ok().flatten());
         let mut own = Vec::new();
         for entry in self.table.iter_mut().filter(|entry| entry.role.is_own()) {
-            if let Ok(Some(fd)) = entry.socket.open() {
-                own.push((entry.id, fd));
-                if self.spread == Spread::Queue {
-                    // The others are the same socket.
-                    break;
-                }
+            let open = match &one_queue {
+                Some(queue) => queue.clone(),
+                None => entry.socket.open().ok().flatten(),
+            };
+            own.extend(open.map(|fd| (entry.id, fd)));
+            if one_queue.is_some() {
+                break;
             }
         }
         // Before the kernel's program could choose one that is hidden.

@@ -78,6 +78,11 @@ impl Options {
                 !matches!(self.steering, Steering::Hash),
                 single.then_some(GROUPS),
             ),
+            (
+                "rendezvous",
+                self.rendezvous.is_some(),
+                (!matches!(call, Call::Generation(_))).then_some("only generations meet"),
+            ),
         ];
         let refused = table
             .into_iter()
@@ -123,6 +128,7 @@ mod tests {
             ("spread", new().spread(Spread::Queue), "nnnyyyy"),
             ("spread", new().spread(Spread::Kernel), "nnnyyyy"),
             ("steering", new().steering(Steering::Cpu), "nnnyyyy"),
+            ("rendezvous", new().rendezvous("/run"), "nnnnnyy"),
         ];
         for (option, options, row) in table {
             for (call, expected) in calls.into_iter().zip(row.chars()) {

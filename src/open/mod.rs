@@ -15,7 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::error::Error;
 use crate::steering::Steering;
-use crate::sys::{self, Kind, Socket};
+use crate::sys::{self, Kind, Socket, meet};
 use addr::Place;
 pub use addr::{Family, ToAddr};
 pub(crate) use call::Call;
@@ -105,14 +105,15 @@ impl<'a> Opening<'a> {
         own == addr || or_v4 && addr == (std::net::Ipv4Addr::UNSPECIFIED, own.port()).into()
     }
 
-    /// What a group on this address is called among the processes of this user: one name for each
-    /// group that the kernel tells apart.
-    pub(crate) fn name(&self) -> Vec<u8> {
+    /// Where the processes of this user meet that have a group on this address: one place for each group that
+    /// the kernel tells apart.
+    pub(crate) fn meeting_place(&self) -> meet::Place {
         let Place { addr, only_v6, .. } = &self.place;
         let only = if *only_v6 == Some(true) { "6" } else { "" };
         let device = self.options.device.as_deref().unwrap_or_default();
         let (kind, uid) = (self.call.kind().name(), sys::user());
-        format!("reuseport/{uid}/{kind}{only}/{addr}/{device}").into_bytes()
+        let name = format!("reuseport/{uid}/{kind}{only}/{addr}/{device}").into_bytes();
+        meet::Place::new(name, self.options.rendezvous.as_deref())
     }
 
     /// The same, on the address that its first socket got.

@@ -1,4 +1,5 @@
 use std::io;
+use std::path::PathBuf;
 
 use super::addr::Family;
 use super::hook::Hook;
@@ -17,8 +18,8 @@ use crate::sys::BorrowedFd;
 /// | [`family`](Self::family), [`device`](Self::device), [`before_bind`](Self::before_bind) | yes | yes | yes | yes | yes | yes | yes |
 /// | [`backlog`](Self::backlog) | yes | | | yes | | yes | |
 /// | [`join`](Self::join) | yes | yes | | yes | yes | | |
-/// | [`spread`](Self::spread) | | | | yes | yes | not `Queue` | not `Queue` |
-/// | [`steering`](Self::steering) | | | | yes | yes | yes | yes |
+/// | [`spread`](Self::spread), [`steering`](Self::steering) | | | | yes | yes | yes | yes |
+/// | [`rendezvous`](Self::rendezvous) | | | | | | yes | yes |
 ///
 /// ```
 /// # #[cfg(feature = "std")] {
@@ -39,6 +40,8 @@ pub struct Options {
     pub(crate) join: bool,
     pub(crate) spread: Spread,
     pub(crate) steering: Steering,
+    /// The folder in which the processes of a server meet.
+    pub(crate) rendezvous: Option<PathBuf>,
     pub(crate) before_bind: Option<Hook>,
     /// Of a group that was opened elsewhere.
     pub(crate) like: Option<Likeness>,
@@ -62,6 +65,7 @@ impl Options {
             join: false,
             spread: Spread::Best,
             steering: Steering::Hash,
+            rendezvous: None,
             before_bind: None,
             like: None,
             namespace: None,
@@ -159,7 +163,8 @@ impl Options {
 
     /// Chooses whether the members of a [group](Self::group) have a queue each, or one together.
     ///
-    /// The default is [`Spread::Best`].
+    /// The default is [`Spread::Best`]. In a [generation](Self::generation) that is `Kernel` where the system can
+    /// be told whom to choose, and `Queue` elsewhere; both processes must have the same.
     ///
     /// ```
     /// # #[cfg(feature = "std")] {
@@ -198,6 +203,38 @@ impl Options {
     ))]
     pub fn steering(mut self, steering: Steering) -> Self {
         self.steering = steering;
+        self
+    }
+
+    /// Names the folder in which the processes of a server find each other.
+    ///
+    /// On Linux they find each other without a folder: at an abstract UNIX address, which is a matter of their
+    /// network namespace. A folder is for processes that cannot meet there: in containers that share a volume
+    /// and not the network, or in a Landlock sandbox. Elsewhere the default is `reuseport` in
+    /// `$XDG_RUNTIME_DIR`, or `reuseport-` and the user's number among the temporary files.
+    ///
+    /// Only this user may be able to write there. A folder that is not there is made, with mode 0700; the one
+    /// above it must be there. All processes of a server must name the same. Each address has a socket in it,
+    /// and a file whose lock tells that a process listens. Both are left behind by the last process, and the
+    /// next one uses them again. Where another program removes them, a successor does not find the process that
+    /// serves, and fails with [`AddrInUse`](io::ErrorKind::AddrInUse).
+    ///
+    /// Opening fails with [`PermissionDenied`](io::ErrorKind::PermissionDenied) where the folder is another
+    /// user's or others may write there, and with [`InvalidInput`](io::ErrorKind::InvalidInput) where its path
+    /// is longer than 86 bytes, which is all that a UNIX address has room for.
+    ///
+    /// ```no_run
+    /// # #[cfg(unix)] {
+    /// use reuseport::Options;
+    ///
+    /// let options = Options::new().rendezvous("/run/example");
+    /// let (group, generation) = options.generation("localhost:8881", 2)?;
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[doc(alias("XDG_RUNTIME_DIR", "sun_path"))]
+    pub fn rendezvous(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.rendezvous = Some(folder.into());
         self
     }
 

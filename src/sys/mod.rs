@@ -52,13 +52,12 @@
 //! - `packet_queue(BorrowedFd) -> io::Result<PacketQueue>`: the receive queue of a UDP socket.
 //! - `Queues`: what waits in the queues of the sockets on an address, read again and again.
 //! - `occupants(u16) -> io::Result<Vec<Occupant>>`: the sockets on a port, in any order.
-//! - `meet`: a module, where two processes find each other.
 //!
 //! `reap` waits for the end of children, where there are generations, and `program` finds the program again.
 //!
-//! Three modules more have the same functions everywhere, and one implementation for every Unix:
-//! `pass` hands descriptors to another process, `wait` waits for descriptors, and `bounded` has the calls
-//! that block, with a deadline.
+//! Four modules more have the same functions everywhere, and one implementation for every Unix:
+//! `meet` is where two processes find each other, `pass` hands descriptors to another process, `wait` waits for
+//! descriptors, and `bounded` has the calls that block, with a deadline.
 
 #![allow(unsafe_code)]
 
@@ -120,7 +119,7 @@ cfg_if::cfg_if! {
 pub(crate) use control::{
     Descriptors, Likeness, Look, Queues, Weak, barrier, blame, can_hide, cannot_steer, cpus,
     dispatch, dispatch_reason, explain, explain_socket, hide, interface, is_hidden, is_nobody,
-    is_readable, meet, migrates, namespace, occupants, owner, packet_queue, process_name, queue,
+    is_readable, migrates, namespace, occupants, owner, packet_queue, process_name, queue,
     receivers, remove, set_alone, steers,
 };
 #[cfg(fuzzing)]
@@ -138,13 +137,14 @@ cfg_if::cfg_if! {
     ))] {
         #[cfg(feature = "std")]
         pub(crate) mod bounded;
+        pub(crate) mod meet;
         pub(crate) mod pass;
         pub(crate) mod wait;
     } else {
         #[cfg(feature = "std")]
         #[path = "unbounded.rs"]
         pub(crate) mod bounded;
-        pub(crate) use none::{pass, wait};
+        pub(crate) use none::{meet, pass, wait};
     }
 }
 

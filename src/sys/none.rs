@@ -7,12 +7,13 @@
 
 #![allow(dead_code, reason = "systems that share a port need a part of it")]
 
+#[cfg(not(unix))]
 pub(crate) mod meet;
 
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{
     Asked, Blame, BorrowedFd, Dispatch, Kind, Occupant, OwnedFd, PacketQueue, Queue, Receiver,
@@ -163,8 +164,9 @@ pub(crate) fn set_alone(_: BorrowedFd<'_>, _: bool) -> io::Result<()> {
     Err(cannot_steer())
 }
 
-pub(crate) fn is_readable(_: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(false)
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let ready = super::wait::poll(&[fd], Some(Instant::now()));
+    ready.map(|ready| ready.contains(&true))
 }
 
 pub(crate) fn barrier(_: Duration) -> bool {

@@ -30,7 +30,6 @@ use header::{HEADER, Header};
 pub(super) use message::peek;
 use message::{Arrived, no_signal, put, take};
 pub(crate) use peer::peer;
-#[allow(unused_imports, reason = "only Linux has a rendezvous")]
 pub(crate) use peer::tell_senders;
 
 /// The longest payload of a frame.
@@ -154,7 +153,6 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, until: Option<Instant>) -> io::Res
 }
 
 /// Sends a frame without descriptors where there is room for all of it, and waits for nothing.
-#[allow(dead_code, reason = "only Linux has a place to meet")]
 pub(super) fn send_now(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<()> {
     no_signal(socket)?;
     put(socket, &head(bytes, 0)?, &[]).map(drop)

@@ -8,7 +8,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Type};
 
 use super::{AsFd, BorrowedFd, Kind, borrow};
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(unix)]
 use super::OwnedFd;
 
 /// A socket that is being set up. Close-on-exec from birth.
@@ -252,34 +252,48 @@ pub(super) fn set_write_timeout(fd: &impl AsFd, timeout: Option<Duration>) -> io
 }
 
 /// A UNIX stream socket that does not block.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(unix)]
 pub(super) fn unix_stream() -> io::Result<OwnedFd> {
-    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    cfg_if::cfg_if! {
+        if #[cfg(any(target_os = "linux", target_os = "android"))] {
+            let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+        } else {
+            let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+        }
+    }
     Ok(socket.into())
 }
 
-/// Binds to an address that begins with a zero byte for an abstract one (unix(7)).
-#[cfg(any(target_os = "linux", target_os = "android"))]
+/// Binds to a path, or to an address that begins with a zero byte for an abstract one (unix(7)).
+#[cfg(unix)]
 pub(super) fn bind_unix(fd: &impl AsFd, addr: &std::path::Path) -> io::Result<()> {
     SockRef::from(fd).bind(&SockAddr::unix(addr)?)
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(unix)]
 pub(super) fn connect_unix(fd: &impl AsFd, addr: &std::path::Path) -> io::Result<()> {
     // Unlike TCP's, an interrupted connect has not begun (kernel: unix_stream_connect).
     SockRef::from(fd).connect(&SockAddr::unix(addr)?)
 }
 
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(unix)]
 pub(super) fn listen_unix(fd: &impl AsFd, backlog: i32) -> io::Result<()> {
     SockRef::from(fd).listen(backlog)
 }
 
 /// The next connection of a listener of any family, which does not block.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(unix)]
 pub(super) fn accept(listener: &impl AsFd) -> io::Result<OwnedFd> {
-    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    let (socket, _) = uninterrupted(|| SockRef::from(listener).accept4(flags))?;
+    cfg_if::cfg_if! {
+        if #[cfg(any(target_os = "linux", target_os = "android"))] {
+            let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+            let (socket, _) = uninterrupted(|| SockRef::from(listener).accept4(flags))?;
+        } else {
+            let (socket, _) = uninterrupted(|| SockRef::from(listener).accept())?;
+            socket.set_nonblocking(true)?;
+        }
+    }
     Ok(socket.into())
 }
 

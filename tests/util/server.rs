@@ -282,6 +282,7 @@ fn failed(error: &Error, begin: Instant) -> String {
 fn options(how: &[&str]) -> Options {
     how.iter()
         .fold(Options::new(), |options, word| match word.split_once('=') {
+            Some(("folder", folder)) => options.rendezvous(folder),
             Some(("weights", weights)) => {
                 let weights = weights.split(',').map(|weight| weight.parse().unwrap());
                 options.steering(Steering::Weights(weights.collect()))

@@ -142,7 +142,7 @@ impl Driver {
                 Ok(())
             }
             Action::Close => {
-                self.close();
+                self.close(core);
                 Ok(())
             }
             Action::Forget => {
@@ -205,14 +205,15 @@ impl Driver {
     }
 
     /// Lets no other successor come.
-    fn close(&mut self) {
+    fn close(&mut self, core: &Core) {
         let callers = self.arrivals.drain(..);
-        let rendezvous = self.rendezvous.take().and_then(Arc::into_inner);
+        let rendezvous = self.rendezvous.take();
         // A predecessor or a successor still answers there.
         let is_shared = self.predecessor.is_some() || self.successor.is_some();
         if !self.machine.is_dropped() || is_shared {
             return;
         }
+        core.shared.state().release_queue();
         // They find that there is no rendezvous, and a group that has the port.
         let until = Some(Instant::now() + MESSAGE);
         for caller in callers {
@@ -260,15 +261,8 @@ impl Driver {
         };
         let until = Some(Instant::now() + MESSAGE);
         let (line, one_queue) = (&*caller.line, core.is_one_queue());
-        wire::send_members(
-            line,
-            core.kind,
-            one_queue,
-            &lent,
-            Some(&**rendezvous),
-            until,
-        )
-        .map_err(|error| core.cannot_lend(error))?;
+        wire::send_members(line, core.kind, one_queue, &lent, &rendezvous.fds(), until)
+            .map_err(|error| core.cannot_lend(error))?;
         Ok(true)
     }
 

@@ -92,21 +92,19 @@ impl Driver {
         let Some(rendezvous) = self.rendezvous.clone() else {
             return;
         };
-        match meet::accept(sys::borrow(&*rendezvous), core.owner) {
-            Ok(meet::Accepted::Line(line)) => self.arrivals.push(Caller {
+        let why = format!(
+            "it is user {}'s, and only that user may replace it",
+            core.owner
+        );
+        let refusal = wire::frame(Word::Refused, why.as_bytes());
+        match meet::accept(&rendezvous, core.owner, &refusal) {
+            Ok(Some(line)) => self.arrivals.push(Caller {
                 line: Arc::new(line),
                 pid: None,
                 since: Instant::now(),
                 is_heard: false,
             }),
-            Ok(meet::Accepted::Stranger(line)) => {
-                let why = format!(
-                    "it is user {}'s, and only that user may replace it",
-                    core.owner
-                );
-                meet::dismiss(line, &wire::frame(Word::Refused, why.as_bytes()));
-            }
-            Ok(meet::Accepted::None) => {}
+            Ok(None) => {}
             Err(error) => {
                 let what = format!("cannot answer the next process on {}", core.addr);
                 let why = sys::resource_reason(&error);

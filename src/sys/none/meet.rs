@@ -1,50 +1,61 @@
-//! Network namespaces have no names at which processes could meet.
+//! Systems on which no descriptor goes to another process have no place where two could meet.
 
 use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::sys::{BorrowedFd, OwnedFd, unsupported};
 
 #[derive(Debug)]
+pub(crate) struct Place(());
+
+impl Place {
+    pub(crate) fn new(_: Vec<u8>, _: Option<&Path>) -> Self {
+        Self(())
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Rendezvous {}
+
+impl Rendezvous {
+    pub(crate) fn of(_: Vec<OwnedFd>) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        match *self {}
+    }
+
+    pub(crate) fn socket(&self) -> &Arc<OwnedFd> {
+        match *self {}
+    }
+}
+
+#[derive(Debug)]
 pub(crate) enum Found {
     Line(OwnedFd),
-    Refused,
     Nobody,
     Busy,
 }
 
-#[derive(Debug)]
-pub(crate) enum Accepted {
-    Line(OwnedFd),
-    Stranger(Stranger),
-    None,
+pub(crate) fn listen(_: &Place) -> io::Result<Rendezvous> {
+    Err(no_place())
 }
 
-#[derive(Debug)]
-pub(crate) enum Stranger {}
-
-pub(crate) fn listen(_: &[u8]) -> io::Result<OwnedFd> {
-    Err(no_names())
+pub(crate) fn find(_: &Place, _: u32, _: Instant) -> io::Result<Found> {
+    Err(no_place())
 }
 
-pub(crate) fn find(_: &[u8], _: u32, _: Instant) -> io::Result<Found> {
-    Err(no_names())
+pub(crate) fn accept(rendezvous: &Rendezvous, _: u32, _: &[u8]) -> io::Result<Option<OwnedFd>> {
+    match *rendezvous {}
 }
 
-pub(crate) fn accept(_: BorrowedFd<'_>, _: u32) -> io::Result<Accepted> {
-    Err(no_names())
+pub(crate) fn end(rendezvous: Rendezvous, _: &[u8]) {
+    match rendezvous {}
 }
 
-pub(crate) fn dismiss(stranger: Stranger, _: &[u8]) {
-    match stranger {}
-}
-
-pub(crate) fn close(_: BorrowedFd<'_>) -> io::Result<()> {
-    Err(no_names())
-}
-
-pub(crate) fn end(_: OwnedFd, _: &[u8]) {}
-
-fn no_names() -> io::Error {
-    unsupported("processes of this system have no name at which to meet")
+fn no_place() -> io::Error {
+    unsupported("processes of this system have no place at which to meet")
 }

@@ -35,7 +35,6 @@ cfg_if::cfg_if! {
         }
     } else {
         /// Nothing tells it here.
-        #[allow(dead_code, reason = "only Linux has a place to meet")]
         pub(crate) fn tell_senders(_: BorrowedFd<'_>) -> io::Result<()> {
             Ok(())
         }
