@@ -8,14 +8,91 @@
 #[macro_use]
 mod util;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread::JoinHandle;
 
-use reuseport::{Options, Protocol, ReusePort, Std, occupants, packet_queue, queue, support};
+use reuseport::{
+    Generation, Options, Protocol, ReusePort, Spread, Std, occupants, packet_queue, queue, support,
+};
 use socket2::SockRef;
-use util::{Runtime, addr_of};
+use util::{PATIENCE, Runtime, addr_of, assert_drained};
 
-on_every_runtime!(an_instance_joins);
+on_every_runtime!(an_instance_joins the_next_generation_loses_nothing);
+
+/// A server of two workers, of which each says how many clients it has had when nothing more comes.
+struct Server {
+    generation: Generation,
+    workers: Vec<JoinHandle<usize>>,
+}
+
+impl Server {
+    fn start<R: Runtime>(options: &Options, addr: SocketAddr) -> Self {
+        let (group, generation) = options.generation(addr, 2).unwrap();
+        let workers = group.into_iter().map(|member| {
+            let generation = generation.clone();
+            std::thread::spawn(move || {
+                R::block_on(async {
+                    let listener = member.attach::<R>().unwrap();
+                    let mut incoming = generation.incoming::<R>(listener);
+                    let mut accepted = 0;
+                    while let Some(stream) = incoming.accept().await {
+                        R::write_all(&stream.unwrap().0, b"!").await.unwrap();
+                        accepted += 1;
+                    }
+                    accepted
+                })
+            })
+        });
+        let workers = workers.collect();
+        assert_drained(generation.take_over_blocking(PATIENCE));
+        Self {
+            generation,
+            workers,
+        }
+    }
+
+    fn ended(self) -> usize {
+        let workers = self.workers.into_iter();
+        let accepted = workers.map(|worker| worker.join().unwrap()).sum();
+        assert_drained(self.generation.outcome());
+        accepted
+    }
+}
+
+/// By the way that this kernel has, and by one queue, which every kernel has.
+fn the_next_generation_loses_nothing<R: Runtime>() {
+    let folder = std::env::temp_dir().join(format!("rp-{}-{}", R::NAME, std::process::id()));
+    for options in [
+        Options::new(),
+        Options::new().spread(Spread::Queue),
+        Options::new().spread(Spread::Queue).rendezvous(&folder),
+    ] {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = addr_of(&free);
+        drop(free);
+        let clients = move || {
+            for _ in 0..20 {
+                let mut client = TcpStream::connect(addr).unwrap();
+                client.set_read_timeout(Some(PATIENCE)).unwrap();
+                client.read_exact(&mut [0]).unwrap();
+            }
+        };
+        let mut old = Server::start::<R>(&options, addr);
+        let mut accepted = 0;
+        for _ in 0..3 {
+            let asked = std::thread::spawn(clients);
+            let new = Server::start::<R>(&options, addr);
+            assert!(new.generation.predecessor().is_some());
+            accepted += old.ended();
+            asked.join().unwrap();
+            old = new;
+        }
+        old.generation.stop();
+        assert_eq!(accepted + old.ended(), 60);
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
 
 fn an_instance_joins<R: Runtime>() {
     R::block_on(async {

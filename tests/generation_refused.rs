@@ -36,7 +36,7 @@ fn this_process() -> String {
 /// Where the process that serves would be found.
 fn rendezvous() -> std::os::unix::net::SocketAddr {
     let me = rustix::process::getuid().as_raw();
-    addr_of(format!("reuseport/{me}/TCP/{ADDR}/").as_bytes())
+    addr_of(format!("reuseport/{me}/TCP//{ADDR}").as_bytes())
 }
 
 #[test]

@@ -112,7 +112,8 @@ impl<'a> Opening<'a> {
         let only = if *only_v6 == Some(true) { "6" } else { "" };
         let device = self.options.device.as_deref().unwrap_or_default();
         let (kind, uid) = (self.call.kind().name(), sys::user());
-        let name = format!("reuseport/{uid}/{kind}{only}/{addr}/{device}").into_bytes();
+        // gVisor takes an abstract address for a path, and refuses one that ends like a folder's.
+        let name = format!("reuseport/{uid}/{kind}{only}/{device}/{addr}").into_bytes();
         meet::Place::new(name, self.options.rendezvous.as_deref())
     }
 

@@ -31,6 +31,19 @@ impl Place {
             folder: folder.map(Path::to_owned),
         }
     }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn is_a_name(&self) -> bool {
+        self.folder.is_none()
+    }
+
+    /// The folder, into which no other user can put anything.
+    fn folder(&self) -> io::Result<PathBuf> {
+        match &self.folder {
+            Some(folder) => folder::check_given(folder).map(|()| folder.clone()),
+            None => folder::default(),
+        }
+    }
 }
 
 /// The socket at which the next process is heard. Of several processes that have it the last one listens.
@@ -80,28 +93,24 @@ pub(crate) enum Found {
 
 /// Listens at a place; [`AddrInUse`](io::ErrorKind::AddrInUse) where another process has just begun to.
 pub(crate) fn listen(place: &Place) -> io::Result<Rendezvous> {
-    match folder_of(place)? {
-        Some(folder) => folder::listen(&folder, &place.name),
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        None => names::listen(&place.name).map(|socket| Rendezvous::new(socket, None)),
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        None => Err(io::ErrorKind::NotFound.into()),
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if place.is_a_name() {
+        return names::listen(&place.name).map(|socket| Rendezvous::new(socket, None));
     }
+    folder::listen(&place.folder()?, &place.name)
 }
 
 /// Looks for the process that serves, whose sockets that user has opened.
 pub(crate) fn find(place: &Place, owner: u32, until: Instant) -> io::Result<Found> {
-    match folder_of(place)? {
-        Some(folder) => folder::find(&folder, &place.name, owner, until),
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        None => Ok(match names::find(&place.name, owner, until)? {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if place.is_a_name() {
+        return Ok(match names::find(&place.name, owner, until)? {
             names::Found::Line(line) => Found::Line(line),
             names::Found::Nobody | names::Found::Refused => Found::Nobody,
             names::Found::Busy => Found::Busy,
-        }),
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        None => Ok(Found::Nobody),
+        });
     }
+    folder::find(&place.folder()?, &place.name, owner, until)
 }
 
 /// The next process that has come; None where none has, or where it is another user's, which is told `refusal`.
@@ -137,13 +146,4 @@ pub(crate) fn end(rendezvous: Rendezvous, farewell: &[u8]) {
     }
     folder::end(socket, farewell);
     drop(lock);
-}
-
-/// The folder in which to meet; None where the processes meet at a name.
-fn folder_of(place: &Place) -> io::Result<Option<PathBuf>> {
-    match &place.folder {
-        Some(folder) => folder::check_given(folder).map(|()| Some(folder.clone())),
-        None if cfg!(any(target_os = "linux", target_os = "android")) => Ok(None),
-        None => folder::default().map(Some),
-    }
 }

@@ -3,8 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 
-use super::{diag, table};
+use super::{diag, queue, table};
+use crate::sys::unsupported;
 
 /// So many rows of other listeners are read: three milliseconds, in which the second way is done too.
 const MOST: usize = 1_000;
@@ -41,12 +43,25 @@ impl Default for Listener {
     }
 }
 
+/// Whether this kernel counts what refers to a listener. gVisor has the same tables, with other numbers.
+fn counts() -> io::Result<bool> {
+    static COUNTS: OnceLock<bool> = OnceLock::new();
+    if let Some(counts) = COUNTS.get() {
+        return Ok(*counts);
+    }
+    let counts = queue::is_told()?;
+    Ok(*COUNTS.get_or_init(|| counts))
+}
+
 impl Look {
     /// Looks at the listeners that are on an address, by their inodes.
     ///
     /// The tables tell of each how many it has. Where the machine has so many listeners that reading
     /// them takes long, sock_diag(7) tells what is queued in each, and what is half-open on the port.
     pub(crate) fn take(addr: &SocketAddr, inodes: &HashSet<u64>) -> io::Result<Self> {
+        if !counts()? {
+            return Err(unsupported("this kernel does not tell"));
+        }
         let is_idle = table::size(addr).is_ok_and(|connections| connections < FEW);
         Self::take_by(addr, inodes, is_idle, MOST)
     }

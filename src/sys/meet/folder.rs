@@ -131,7 +131,6 @@ pub(super) fn end(rendezvous: OwnedFd, farewell: &[u8]) {
 }
 
 /// The folder where none was given: of the session ($XDG_RUNTIME_DIR), or of the user among the temporary files.
-#[allow(dead_code, reason = "Linux has names instead")]
 pub(super) fn default() -> io::Result<PathBuf> {
     let session = std::env::var_os("XDG_RUNTIME_DIR").filter(is_sessions);
     let folder = match session {
