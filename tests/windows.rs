@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 
-use reuseport::{AsyncStd, Error, Group, Options, Smol, Spread, Std, Tokio, support};
+use reuseport::{AsyncStd, Drained, Error, Group, Options, Smol, Spread, Std, Tokio, support};
 use socket2::SockRef;
 use util::Runtime;
 
@@ -249,5 +249,56 @@ fn a_group_of_sockets_that_do_not_share_is_not_adopted() {
     assert_invalid(
         Group::<TcpListener>::adopt([listener]),
         "it does not share its port",
+    );
+}
+
+/// No process can replace it, and the program is the same as elsewhere.
+#[test]
+fn a_server_serves_until_it_is_stopped() {
+    fn check<R: Runtime>() {
+        R::block_on(async {
+            let (listener, generation) = Options::new().serve::<R>("127.0.0.1:0").unwrap();
+            let addr = reuseport::local_addr(&listener).unwrap();
+            assert_eq!(generation.predecessor(), None);
+            let mut shutdown = Box::pin(generation.shutdown());
+            assert!(smol::future::poll_once(&mut shutdown).await.is_none());
+            let mut incoming = generation.incoming::<R>(listener);
+            let client = thread::spawn(move || {
+                let mut client = TcpStream::connect(addr).unwrap();
+                client.read_exact(&mut [0]).unwrap();
+            });
+            let (stream, _) = incoming.accept().await.unwrap().unwrap();
+            R::write_all(&stream, b"!").await.unwrap();
+            client.join().unwrap();
+            let refused = generation
+                .restart(std::process::Command::new("nothing"))
+                .await
+                .unwrap_err();
+            assert_eq!(
+                refused.to_string(),
+                format!(
+                    "cannot restart the server on {addr}: processes of this system cannot replace each other"
+                )
+            );
+            assert!(!generation.is_relieved());
+            generation.stop();
+            shutdown.await;
+            assert!(generation.is_relieved());
+            assert_eq!(generation.outcome().unwrap(), Drained::default());
+            drop(incoming);
+            // Nobody has the port.
+            TcpListener::bind(addr).unwrap();
+        });
+    }
+    in_every_runtime!(check);
+    let addr = free_addr();
+    let refused = Options::new().generation(addr, 1).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported);
+    assert_eq!(
+        refused.to_string(),
+        format!(
+            "cannot open a generation on {addr}: the process that serves is not found: processes of this \
+             system have no place at which to meet"
+        )
     );
 }

@@ -369,6 +369,10 @@ impl Core {
 
     /// Why nothing can be started to take over from this process, as far as is known without asking its thread.
     pub(super) fn cannot_restart(&self) -> Option<(io::ErrorKind, String)> {
+        if self.is_alone() {
+            let why = "processes of this system cannot replace each other";
+            return Some((io::ErrorKind::Unsupported, why.to_owned()));
+        }
         if self.predecessor.is_some() && !self.asked.load(Ordering::SeqCst) {
             let why = "this process has not taken over itself";
             return Some((io::ErrorKind::InvalidInput, why.to_owned()));

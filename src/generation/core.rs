@@ -76,7 +76,8 @@ pub(super) struct Settings {
 
 #[derive(Debug)]
 struct Thread {
-    bell: Arc<Bell>,
+    /// None where there is no thread: see [`Core::alone`].
+    bell: Option<Arc<Bell>>,
     /// The process in which it runs: a child that was forked has none.
     pid: Option<u32>,
     id: Option<ThreadId>,
@@ -98,10 +99,27 @@ impl Core {
         driver: Driver,
         predecessor: Option<super::Predecessor>,
     ) -> io::Result<Self> {
+        Self::with(shared, driver, predecessor, Some(Bell::new()?))
+    }
+
+    /// One that no process replaces, because this system has no place at which two could meet. It has no thread,
+    /// and takes no command.
+    pub(super) fn alone(shared: Arc<Shared>, driver: Driver) -> io::Result<Self> {
+        let this = Self::with(shared, driver, None, None)?;
+        *this.command_list() = None;
+        Ok(this)
+    }
+
+    fn with(
+        shared: Arc<Shared>,
+        driver: Driver,
+        predecessor: Option<super::Predecessor>,
+        bell: Option<Bell>,
+    ) -> io::Result<Self> {
         let (addr, kind, owner, guarantee, one_queue) = {
             let mut state = shared.state();
             let guarantee = state.passing_guarantee();
-            let one_queue = state.is_one_queue();
+            let one_queue = state.is_one_queue() && bell.is_some();
             (
                 state.addr(),
                 state.kind(),
@@ -133,7 +151,7 @@ impl Core {
             commands: Mutex::new(Some(Vec::new())),
             driver: Mutex::new(driver),
             thread: Mutex::new(Thread {
-                bell: Arc::new(Bell::new()?),
+                bell: bell.map(Arc::new),
                 pid: None,
                 id: None,
             }),
@@ -171,8 +189,13 @@ impl Core {
         self.thread.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn bell(&self) -> Arc<Bell> {
-        Arc::clone(&self.thread().bell)
+    pub(super) fn bell(&self) -> Option<Arc<Bell>> {
+        self.thread().bell.clone()
+    }
+
+    /// Whether no process can replace this one.
+    pub(super) fn is_alone(&self) -> bool {
+        self.thread().bell.is_none()
     }
 
     /// Starts the thread, unless it runs in this process.
@@ -180,13 +203,13 @@ impl Core {
         sys::fork::prepare();
         let me = std::process::id();
         let mut thread = self.thread();
-        if thread.pid == Some(me) {
+        if thread.pid == Some(me) || thread.bell.is_none() {
             return Ok(());
         }
         let mut started = || {
             if thread.pid.is_some() {
                 // The parent's thread waits for the other one.
-                thread.bell = Arc::new(Bell::new()?);
+                thread.bell = Some(Arc::new(Bell::new()?));
             }
             let core = Arc::clone(self);
             thread::Builder::new()
@@ -209,7 +232,8 @@ impl Core {
             Some(list) => list.push(command),
             None => return Err(self.has_ended()),
         }
-        self.bell().ring().map_err(|error| {
+        let rung = self.bell().map_or(Ok(()), |bell| bell.ring());
+        rung.map_err(|error| {
             drop(self.commands());
             let what = format!("cannot wake the thread of the generation on {}", self.addr);
             Error::system(what, error).at(self.addr)

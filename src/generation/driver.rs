@@ -86,7 +86,7 @@ impl Driver {
     pub(super) fn new(
         machine: Machine,
         predecessor: Option<OwnedFd>,
-        rendezvous: Rendezvous,
+        rendezvous: Option<Rendezvous>,
     ) -> Self {
         let now = Instant::now();
         let has_served = predecessor.is_none();
@@ -96,7 +96,7 @@ impl Driver {
             deadline: None,
             predecessor: predecessor.map(Arc::new),
             successor: None,
-            rendezvous: Some(rendezvous),
+            rendezvous,
             arrivals: Vec::new(),
             remains: Vec::new(),
             is_past: false,
@@ -117,13 +117,13 @@ impl Driver {
 
 /// Runs until the generation is over.
 pub(super) fn run(core: &Arc<Core>) {
-    loop {
-        let (bell, sources, until) = {
+    while let Some(bell) = core.bell() {
+        let (sources, until) = {
             let _work = sys::fork::work();
             let driver = core.driver();
             let next = core.attempt().and_then(|attempt| attempt.until());
             let until = driver.until().into_iter().chain(next).min();
-            (core.bell(), driver.sources(), until)
+            (driver.sources(), until)
         };
         let fds = sources.iter().map(|(_, fd)| sys::borrow(&**fd));
         let fds: Vec<_> = std::iter::once(sys::borrow(&*bell)).chain(fds).collect();

@@ -7,12 +7,17 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+#[cfg(feature = "std")]
 use std::time::Duration;
 
 use super::core::Core;
 use super::{Generation, Relieved};
-use crate::runtime::{Net, deadline};
-use crate::sys::{self, wait::Bell};
+use crate::runtime::Net;
+#[cfg(feature = "std")]
+use crate::runtime::deadline;
+use crate::sys;
+#[cfg(feature = "std")]
+use crate::sys::wait::Bell;
 
 /// The connections that come to a listener until its process is relieved or has [stopped](Generation::stop).
 ///
@@ -110,6 +115,7 @@ impl<R: Net> Incoming<R> {
     pub async fn accept(&mut self) -> Option<io::Result<(R::TcpStream, SocketAddr)>> {
         self.core.take_over_at_once();
         let accepted = match &self.core.ends {
+            #[cfg(feature = "std")]
             Some(ends) if !R::NONBLOCKING => accept_until::<R>(self.listener.as_ref()?, ends).await,
             ends => {
                 let is_shared = ends.is_some();
@@ -166,6 +172,7 @@ impl<R: Net> Incoming<R> {
 }
 
 /// Accepts from a queue that other processes have too, and on which nothing can end the waiting.
+#[cfg(feature = "std")]
 async fn accept_until<R: Net>(
     listener: &R::TcpListener,
     ends: &Bell,

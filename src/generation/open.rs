@@ -173,9 +173,25 @@ fn first<S: Socket>(
             .map_err(|error: io::Error| request.failed(error, "its queue could not be prepared"))?;
     }
     let mode = mode(&shared);
-    let driver = Driver::new(Machine::first(mode), None, rendezvous);
+    let driver = Driver::new(Machine::first(mode), None, Some(rendezvous));
     let core = Core::new(shared, driver, None);
     start(request, core).map(|generation| (group, generation))
+}
+
+/// The only process of a server, on a system on which no other can replace it.
+pub(super) fn alone<S: Socket>(
+    options: &Options,
+    addr: impl ToAddr,
+) -> Result<(Group<S>, Generation), Error> {
+    let options = resolved(options);
+    let group = group::open(&options, Call::Generation(S::KIND), addr, 1)?;
+    let shared = group.roster().shared();
+    let driver = Driver::new(Machine::first(mode(&shared)), None, None);
+    let core = Core::alone(shared, driver).map_err(|error| {
+        let what = format!("cannot serve on {}", group.local_addr());
+        Error::system(what, error).at(group.local_addr())
+    })?;
+    Ok((group, Generation::new(Arc::new(core))))
 }
 
 fn start(request: &Request<'_>, core: io::Result<Core>) -> Result<Generation, Error> {
@@ -261,7 +277,7 @@ fn succeed<S: Socket>(
     })?;
     let group = Group::of(addr, members, spread, roster);
     let mode = mode(&shared);
-    let driver = Driver::new(Machine::successor(mode), Some(line), rendezvous);
+    let driver = Driver::new(Machine::successor(mode), Some(line), Some(rendezvous));
     let predecessor = Some(Predecessor { pid });
     let generation = start(request, Core::new(shared, driver, predecessor))?;
     Ok((group, generation))

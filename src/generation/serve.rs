@@ -1,10 +1,14 @@
 //! The short way for a server that is one listener: open it, and be replaced by the next process.
 
+use std::net::{TcpListener, UdpSocket};
+
 use super::Generation;
+use super::open::{alone, open};
 use crate::error::Error;
 use crate::group::{Group, Socket};
 use crate::open::{Options, ToAddr};
 use crate::runtime::ReusePort;
+use crate::{sys, trace};
 
 /// Serving in any runtime, until the next process takes over.
 ///
@@ -105,7 +109,7 @@ impl Options {
         &self,
         addr: impl ToAddr,
     ) -> Result<(R::TcpListener, Generation), Error> {
-        let (group, generation) = self.generation(addr, 1)?;
+        let (group, generation) = one::<TcpListener>(self, addr).inspect_err(trace::refused)?;
         Ok((only::<_, R>(group)?, generation))
     }
 
@@ -133,8 +137,16 @@ impl Options {
         &self,
         addr: impl ToAddr,
     ) -> Result<(R::UdpSocket, Generation), Error> {
-        let (group, generation) = self.packet_generation(addr, 1)?;
+        let (group, generation) = one::<UdpSocket>(self, addr).inspect_err(trace::refused)?;
         Ok((only::<_, R>(group)?, generation))
+    }
+}
+
+/// A generation of one member, or what there is of it where no other process can replace this one.
+fn one<S: Socket>(options: &Options, addr: impl ToAddr) -> Result<(Group<S>, Generation), Error> {
+    match sys::meet::IS_THERE {
+        true => open(options, addr, 1),
+        false => alone(options, addr),
     }
 }
 

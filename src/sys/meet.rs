@@ -15,6 +15,9 @@ cfg_if::cfg_if! {
     }
 }
 
+/// Whether processes can meet at all.
+pub(crate) const IS_THERE: bool = true;
+
 /// Where the processes meet that are to replace each other.
 #[derive(Debug)]
 pub(crate) struct Place {

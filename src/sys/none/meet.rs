@@ -7,6 +7,8 @@ use std::time::Instant;
 
 use crate::sys::{BorrowedFd, OwnedFd, unsupported};
 
+pub(crate) const IS_THERE: bool = false;
+
 #[derive(Debug)]
 pub(crate) struct Place(());
 
