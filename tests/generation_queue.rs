@@ -17,16 +17,19 @@ mod util;
 #[path = "util/worker.rs"]
 mod worker;
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use axum::{Router, routing::get};
 use engine::{Before, PATIENCE};
 use load::{Counters, assert_nothing_lost};
 use process::Process;
-use reuseport::{Drained, Generation, Group, Guarantee, Options, Spread, Std, Tokio};
+use reuseport::{Drained, Generation, Group, Guarantee, Incoming, Options, Spread, Std, Tokio};
 use traffic::{ADDR, Traffic, ask, assert_all_answered};
 use util::{Runtime, assert_drained, in_namespace};
 
@@ -437,6 +440,103 @@ fn a_socket_does_not_block() {
                 .unwrap()
         });
         assert_eq!((received.0, sent.join().unwrap()), (1, 1));
+    });
+}
+
+/// A framework's listener that stops when another process has taken over: GUIDE.md, 24.
+struct Accepting(Incoming<Tokio>, SocketAddr);
+
+impl axum::serve::Listener for Accepting {
+    type Io = tokio::net::TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            match self.0.accept().await {
+                Some(Ok(accepted)) => return accepted,
+                Some(Err(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.1)
+    }
+}
+
+/// Returns when it serves.
+fn axum(says: &'static str) -> JoinHandle<()> {
+    let (begin, begun) = mpsc::channel();
+    let serving = thread::spawn(move || {
+        <Tokio as Runtime>::block_on(async {
+            let (listener, generation) = options().serve::<Tokio>(ADDR).unwrap();
+            generation.set_grace(Duration::from_secs(1));
+            let accepting = Accepting(generation.incoming(listener), ADDR);
+            let app = Router::new().route("/", get(move || async move { says }));
+            let mut serving = pin!(
+                axum::serve(accepting, app)
+                    .with_graceful_shutdown(generation.shutdown())
+                    .into_future()
+            );
+            // Its first poll takes over.
+            assert!(smol::future::poll_once(&mut serving).await.is_none());
+            begin.send(()).unwrap();
+            serving.await.unwrap();
+            assert_drained(generation.outcome());
+        });
+    });
+    begun.recv_timeout(PATIENCE).unwrap();
+    serving
+}
+
+/// A client that takes a while to ask.
+fn get_slowly(pause: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect(ADDR)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    thread::sleep(pause);
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn a_framework_by_an_incoming_cuts_nobody_off() {
+    in_namespace("axum with one queue", || {
+        let mut old = axum("0");
+        let is_over = AtomicBool::new(false);
+        let asked = thread::scope(|scope| {
+            let clients: Vec<_> = (0..16)
+                .map(|number| {
+                    let is_over = &is_over;
+                    scope.spawn(move || {
+                        let mut asked = 0;
+                        while !is_over.load(Ordering::Relaxed) {
+                            let answer = get_slowly(Duration::from_millis(number % 4 * 5));
+                            let answer = answer.unwrap();
+                            assert!(answer.starts_with("HTTP/1.1 200"), "{answer:?}");
+                            asked += 1;
+                        }
+                        asked
+                    })
+                })
+                .collect();
+            for says in ["1", "2", "3"] {
+                let new = axum(says);
+                std::mem::replace(&mut old, new).join().unwrap();
+                assert!(get_slowly(Duration::ZERO).unwrap().ends_with(says));
+            }
+            is_over.store(true, Ordering::Relaxed);
+            clients
+                .into_iter()
+                .map(|client| client.join().unwrap())
+                .sum::<usize>()
+        });
+        assert!(asked > 100, "{asked}");
+        let last = open(1);
+        assert_drained(last.1.take_over_blocking(PATIENCE));
+        old.join().unwrap();
     });
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use engine::frame;
 use rendezvous::addr_of;
-use reuseport::{Error, Holder, Options, ReusePort, Spread, Std};
+use reuseport::{Error, Holder, Options, ReusePort, Std};
 use util::{PATIENCE, assert_drained, in_namespace};
 
 /// In a namespace of its own each test has it to itself.

@@ -394,6 +394,6 @@ impl Core {
 pub(super) fn by(pid: Option<u32>, does: &str) -> String {
     match pid {
         Some(pid) => format!("process {pid} {does}"),
-        None => format!("a process of another container {does}"),
+        None => format!("a process whose number is not known here {does}"),
     }
 }

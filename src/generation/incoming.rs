@@ -25,6 +25,9 @@ use crate::sys::wait::Bell;
 /// returns `None`, and the listener is closed. Nothing that came is left in the queue. Then the server ends
 /// its connections, and itself.
 ///
+/// With [one queue](Generation#one-queue) it ends as soon as another process has taken over, whose queue it is
+/// from then on.
+///
 /// hyper hangs up on a connection that has not asked yet when it is told to end. So await
 /// [`Generation::shutdown`] between the `None` and hyper-util's `GracefulShutdown::shutdown`.
 ///

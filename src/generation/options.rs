@@ -20,9 +20,12 @@ impl Options {
     /// one serves, the group stands beside its, and gets nothing before [`Generation::take_over`]. Of two
     /// processes that start at once one becomes the successor of the other.
     ///
-    /// On Linux only, for groups that have a [queue each](crate::Spread::Kernel). It waits for the
-    /// predecessor to answer, which is a matter of milliseconds, unless that is taking over itself: so it
-    /// is for the beginning of a program, before it serves.
+    /// On Linux each member has a queue of its own, which from Linux 5.7 on is emptied without a loss. On other
+    /// systems, and with [`Spread::Queue`](crate::Spread::Queue), the members of both processes have
+    /// [one queue](Generation#one-queue).
+    ///
+    /// It waits for the predecessor to answer, which is a matter of milliseconds, unless that is taking over
+    /// itself: so it is for the beginning of a program, before it serves.
     ///
     /// ```no_run
     /// # #[cfg(target_os = "linux")] {
@@ -37,8 +40,9 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// As [`group`](Self::group). [`InvalidInput`](std::io::ErrorKind::InvalidInput) for port 0, and
-    /// where a socket that neither process has opened has come to share the port meanwhile.
+    /// As [`group`](Self::group). [`InvalidInput`](std::io::ErrorKind::InvalidInput) for port 0; where
+    /// a socket that neither process has opened has come to share the port meanwhile; and where only one of the
+    /// two is to have one queue.
     /// [`TimedOut`](std::io::ErrorKind::TimedOut) where the predecessor does not answer within ten
     /// seconds, or has to wait for 75 seconds.
     /// [`ConnectionRefused`](std::io::ErrorKind::ConnectionRefused) where it refuses, with its reason:
@@ -46,7 +50,8 @@ impl Options {
     /// socket on the port that it did not open.
     /// [`PermissionDenied`](std::io::ErrorKind::PermissionDenied) for the user of a user namespace that
     /// stands for all who have no number there.
-    /// [`Unsupported`](std::io::ErrorKind::Unsupported) where the system cannot be told whom to choose.
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported) on Windows and WASI, and where members are to have a
+    /// queue each ([`Spread::Kernel`](crate::Spread::Kernel)) and the system cannot be told whom to choose.
     pub fn generation(
         &self,
         addr: impl ToAddr,

@@ -28,6 +28,9 @@ use crate::trace;
 /// it, closes a connection from which it has read nothing when it is told to end, also where the request
 /// has arrived; that is what the grace is for.
 ///
+/// With [one queue](Generation#one-queue) the framework goes on accepting until then: give it an
+/// [`Incoming`](crate::Incoming) instead of the listener.
+///
 /// Where the takeover is refused, or another process has superseded this one, the future is ready too:
 /// then the server ends without having served, and [`Generation::outcome`] says why.
 ///
@@ -101,6 +104,9 @@ impl Generation {
     /// A process that is about to take over gets what is new from this call on. One that has not taken over
     /// gives up, and the predecessor goes on. One that is taking over does that first.
     /// What [`restart`](Self::restart) has started is killed, unless it is taking over by then.
+    ///
+    /// With [one queue](Generation#one-queue) it leaves the queue to a successor that has opened it. Where the
+    /// system cannot hide a listener (off Linux), new clients come until the listener is closed.
     ///
     /// For UDP nothing is refused: a datagram has no handshake. The sockets receive until they are closed,
     /// and the futures are ready when they have nothing for a moment.

@@ -44,7 +44,8 @@ pub enum Spread {
     /// Works on every system. In async runtimes a connection wakes every idle worker, of which one
     /// gets it. All members are in one blocking mode, so they must enter runtimes of one kind,
     /// `Std` or async. To the port's other sockets the group is one socket, and the last member
-    /// that closes takes it away.
+    /// that closes takes it away. The processes of a [generation](crate::Generation#one-queue) have it
+    /// together.
     Queue,
 }
 
