@@ -545,7 +545,7 @@ fn a_framework_by_an_incoming_cuts_nobody_off() {
 fn the_outcome_is_that_nothing_is_lost() {
     in_namespace("what one queue says of its end", || {
         let (old, first) = open(1);
-        let (_new, second) = open(1);
+        let (new, second) = open(1);
         let _waits = TcpStream::connect(ADDR).unwrap();
         assert_eq!(
             second.take_over_blocking(PATIENCE).unwrap(),
@@ -554,13 +554,7 @@ fn the_outcome_is_that_nothing_is_lost() {
         first.relieved_blocking();
         assert_drained(first.outcome());
         drop(old);
-        assert_eq!(
-            reuseport::queue(&TcpListener::from(
-                _new.into_iter().next().unwrap().into_std()
-            ))
-            .unwrap()
-            .waiting,
-            1
-        );
+        let listener = new.into_iter().next().unwrap().into_std();
+        assert_eq!(reuseport::queue(&listener).unwrap().waiting, 1);
     });
 }
