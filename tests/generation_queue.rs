@@ -391,17 +391,22 @@ fn one_queue_does_not_follow_a_queue_each() {
                 ErrorKind::InvalidInput,
                 format!(
                     "cannot take over {ADDR} from process {me} ({name}): its members have {has}, and {meant} \
-                     was meant: Options::spread tells which"
+                     was meant (Options::spread)"
                 ),
             )
         };
         let first = open(1);
         assert_eq!(
-            refusal(&Options::new()),
+            refusal(&Options::new().spread(Spread::Kernel)),
             sentence("one queue together", "a queue each")
         );
-        first.1.stop();
+        // One that does not say follows.
+        let next = Options::new().generation(ADDR, 2).unwrap();
+        assert_eq!(next.0.spread(), Spread::Queue);
+        assert_drained(next.1.take_over_blocking(PATIENCE));
         drop(first);
+        next.1.stop();
+        drop(next);
         let first = util::until(|| Options::new().generation(ADDR, 1).ok());
         assert_eq!(refusal(&options()), sentence("a queue each", "one queue"));
         drop(first);

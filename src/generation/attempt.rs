@@ -75,7 +75,7 @@ pub(super) enum Now {
 impl Attempt {
     /// Starts the command, unless another has been started that is not yet there.
     pub(super) fn begin(generation: &Generation, command: Command) -> Result<Arc<Self>, Error> {
-        let core = generation.core();
+        let core = generation.first();
         let this = Arc::new(Self {
             core: Arc::downgrade(core),
             addr: core.addr,

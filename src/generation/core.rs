@@ -6,12 +6,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::attempt::Begun;
 use super::driver::{self, Driver};
+use super::joint::{Failure, Joint};
 use crate::error::Error;
 use crate::group::{Drained, Guarantee, Shared, Signal};
 use crate::sys::{self, Kind, wait::Bell};
@@ -37,6 +38,8 @@ pub(super) struct Core {
     pub(super) owner: u32,
     pub(super) guarantee: Guarantee,
     pub(super) predecessor: Option<super::Predecessor>,
+    /// The other addresses that are taken over with this one, and which of them this is.
+    pub(super) joint: OnceLock<(usize, Arc<Joint>)>,
     pub(super) taken: Signal<Result<Drained, Error>>,
     /// Nothing more comes.
     pub(super) relieved: Signal<()>,
@@ -135,6 +138,7 @@ impl Core {
             owner,
             guarantee,
             predecessor,
+            joint: OnceLock::new(),
             taken: Signal::new(),
             relieved: Signal::new(),
             ends: one_queue.then(Bell::new).transpose()?,
@@ -278,11 +282,19 @@ impl Core {
             self.taken.put(Ok(Drained::default()));
             return Ok(());
         }
+        if let Some((at, joint)) = self.joint.get() {
+            joint.begin(*at);
+        }
         // It may have been told before it was asked, where the predecessor has died.
         self.taken.clear_if(|taken| taken.is_err());
         let until = Instant::now().checked_add(timeout);
-        self.command(Command::TakeOver(until))
-            .inspect_err(|_| self.asked.store(false, Ordering::SeqCst))
+        self.command(Command::TakeOver(until)).inspect_err(|error| {
+            self.asked.store(false, Ordering::SeqCst);
+            if let Some((at, joint)) = self.joint.get() {
+                let (error, for_good) = (error.clone(), false);
+                joint.fail(*at, Failure { error, for_good });
+            }
+        })
     }
 
     /// As [`take_over`](Self::take_over), for a server that is told only when to end.

@@ -2,6 +2,7 @@
 //! [`Machine`], and carries out what that answers.
 
 mod act;
+mod count;
 mod next;
 mod peers;
 
@@ -9,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::{Command, Core};
-use super::machine::{Action, Event, Machine, Mode, Peer, State};
+use super::machine::{Event, Machine, Mode, Peer, State};
 use super::wire::Message;
 use crate::error::Error;
-use crate::group::{Id, Remains, Seen, Shared, barrier, look};
+use crate::group::{Id, Remains, Shared};
 use crate::sys::{self, Kind, OwnedFd, meet::Rendezvous};
 
 /// How long a message may take that has begun: the other side answers at once, unless it hangs.
@@ -268,6 +269,7 @@ impl Driver {
             let is_wary = core.shared.state().is_wary(now >= until);
             self.wary_until = self.wary_until.filter(|_| is_wary);
         }
+        self.heed(core);
         self.arrivals
             .retain(|caller| caller.is_heard || caller.since.elapsed() < MESSAGE);
         self.admit_arrival(core);
@@ -307,56 +309,6 @@ impl Driver {
             {
                 return;
             }
-        }
-    }
-
-    /// Counts what the predecessor has still to accept or to read.
-    fn count(&mut self, core: &Core) {
-        let now = Instant::now();
-        let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
-        // A processor may still use the program that names them.
-        self.is_past = self.is_past || barrier(self.deadline);
-        if !self.is_past && !is_late {
-            self.count_at = now;
-            return;
-        }
-        let is_ending = self.machine.state() == State::Ending;
-        let begin = Instant::now();
-        let mut remains: Vec<&mut Remains> =
-            self.remains.iter_mut().map(|one| &mut one.1).collect();
-        let seen = match look(core.kind, &core.addr, &mut remains, self.deadline) {
-            Ok(seen) => seen,
-            Err(error) if is_late && !is_ending => {
-                let what = format!(
-                    "cannot tell whether the predecessor on {} is empty",
-                    core.addr
-                );
-                let why = sys::resource_reason(&error);
-                self.error = Some(Error::system(what, error).at(core.addr).why(why));
-                return self.handle(core, Event::Failed(Action::Drain));
-            }
-            // There may be no descriptor for it, which changes.
-            Err(_) if !is_ending => {
-                self.count_at = now + RETRY;
-                return;
-            }
-            Err(_) => Seen::default(),
-        };
-        self.left = 0;
-        self.remains.retain_mut(|(_, remains)| {
-            let left = remains.left(&seen);
-            self.left = self.left.saturating_add(left);
-            // What is empty once stays so: nothing new comes to it.
-            left > 0
-        });
-        self.count_at = Instant::now() + seen.pause(begin);
-        // Nothing accepts any more what a process had that has died, or has closed its sockets.
-        let is_abandoned =
-            || self.machine.state() == State::Stopping && !core.shared.state().is_open();
-        if self.remains.is_empty() || is_ending || is_abandoned() {
-            self.handle(core, Event::Drained);
-        } else if is_late {
-            self.handle(core, Event::Expired);
         }
     }
 

@@ -39,7 +39,7 @@ use super::core::Core;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct Farewell(Arc<Core>);
+pub struct Farewell(Arc<[Arc<Core>]>);
 
 impl Farewell {
     /// Whether another process serves by now, or [`Generation::stop`] has been called.
@@ -58,7 +58,9 @@ impl Farewell {
     /// ```
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        self.0.is_ending.load(Ordering::Relaxed)
+        self.0
+            .iter()
+            .any(|core| core.is_ending.load(Ordering::Relaxed))
     }
 }
 
@@ -85,6 +87,6 @@ impl Generation {
     /// ```
     #[must_use]
     pub fn farewell(&self) -> Farewell {
-        Farewell(Arc::clone(self.core()))
+        Farewell(self.cores().cloned().collect())
     }
 }

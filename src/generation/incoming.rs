@@ -11,13 +11,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::core::Core;
+use super::wait::Wait;
 use super::{Generation, Relieved};
 use crate::runtime::Net;
 #[cfg(feature = "std")]
 use crate::runtime::deadline;
-use crate::sys;
 #[cfg(feature = "std")]
 use crate::sys::wait::Bell;
+use crate::sys::{self, Kind};
 
 /// The connections that come to a listener until its process is relieved or has [stopped](Generation::stop).
 ///
@@ -64,7 +65,9 @@ use crate::sys::wait::Bell;
 pub struct Incoming<R: Net> {
     /// None when nothing more comes.
     listener: Option<R::TcpListener>,
+    /// That of its address.
     core: Arc<Core>,
+    all: Vec<Arc<Core>>,
     relieved: Relieved,
 }
 
@@ -83,10 +86,14 @@ impl Generation {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn incoming<R: Net>(&self, listener: R::TcpListener) -> Incoming<R> {
+        let addr = sys::local_addr(&listener).ok();
+        let is_its = |core: &&Arc<Core>| core.kind == Kind::Tcp && Some(core.addr) == addr;
+        let core = self.started().find(is_its).unwrap_or(self.first());
         Incoming {
             listener: Some(listener),
-            core: Arc::clone(self.core()),
-            relieved: self.relieved(),
+            core: Arc::clone(core),
+            all: self.cores().cloned().collect(),
+            relieved: Relieved(Wait::new(std::iter::once(core), |core| &core.relieved)),
         }
     }
 }
@@ -116,7 +123,7 @@ impl<R: Net> Incoming<R> {
     /// As accept(2); the listener goes on after any of them. When the process has no descriptors left, wait
     /// a little and accept again.
     pub async fn accept(&mut self) -> Option<io::Result<(R::TcpStream, SocketAddr)>> {
-        self.core.take_over_at_once();
+        self.all.iter().for_each(Core::take_over_at_once);
         let accepted = match &self.core.ends {
             #[cfg(feature = "std")]
             Some(ends) if !R::NONBLOCKING => accept_until::<R>(self.listener.as_ref()?, ends).await,

@@ -6,6 +6,7 @@ mod driver;
 mod farewell;
 mod handover;
 mod incoming;
+mod joint;
 #[cfg(feature = "tower")]
 mod layer;
 mod machine;
@@ -15,6 +16,7 @@ mod program;
 mod request;
 mod restart;
 mod serve;
+mod several;
 mod shutdown;
 mod wait;
 mod wire;
@@ -31,6 +33,7 @@ pub use self::layer::{FarewellFuture, FarewellService};
 pub use self::program::Program;
 pub use self::restart::{Ended, Restart, Successor};
 pub use self::serve::Serve;
+pub use self::several::{Wanted, Wants};
 pub use self::shutdown::Shutdown;
 use self::wait::Wait;
 pub use self::wait::{Relieved, TakeOver};
@@ -124,7 +127,13 @@ use crate::trace;
 pub struct Generation(Arc<Handle>);
 
 /// What the clones of a generation share: it is dropped with the last of them.
-struct Handle(Arc<Core>);
+struct Handle {
+    first: Arc<Core>,
+    /// Of other addresses that are taken over together with it.
+    others: Vec<Arc<Core>>,
+    /// Whether another handle has them.
+    is_empty: bool,
+}
 
 /// The process that serves until its successor takes over.
 ///
@@ -175,11 +184,27 @@ impl fmt::Display for Predecessor {
 
 impl Generation {
     fn new(core: Arc<Core>) -> Self {
-        Self(Arc::new(Handle(core)))
+        Self(Arc::new(Handle {
+            first: core,
+            others: Vec::new(),
+            is_empty: false,
+        }))
     }
 
-    fn core(&self) -> &Arc<Core> {
-        &self.0.0
+    /// One of several addresses, which stands for all where one has to.
+    fn first(&self) -> &Arc<Core> {
+        &self.0.first
+    }
+
+    fn cores(&self) -> impl Iterator<Item = &Arc<Core>> {
+        std::iter::once(&self.0.first).chain(&self.0.others)
+    }
+
+    /// Of which the thread runs, unless it cannot be started.
+    fn started(&self) -> impl Iterator<Item = &Arc<Core>> {
+        self.cores().inspect(|core| {
+            let _ = core.start().inspect_err(trace::refused);
+        })
     }
 
     /// The process that serves until this one takes over; `None` where this is the first.
@@ -197,7 +222,7 @@ impl Generation {
     /// ```
     #[must_use]
     pub fn predecessor(&self) -> Option<Predecessor> {
-        self.core().predecessor.clone()
+        self.cores().find_map(|core| core.predecessor.clone())
     }
 
     /// What its clients can count on when it takes over.
@@ -215,7 +240,8 @@ impl Generation {
     /// ```
     #[must_use]
     pub fn guarantee(&self) -> Guarantee {
-        self.core().guarantee
+        let all = self.cores().map(|core| core.guarantee);
+        all.fold(Guarantee::Lossless, Guarantee::and)
     }
 
     /// Takes over everything that is new, and waits until the predecessor has nothing any more.
@@ -252,10 +278,9 @@ impl Generation {
     /// superseded this one, or it has been told to [stop](Self::stop). Where no thread can be started. What
     /// the kernel answers to the steering; the predecessor then goes on, and this can be called again.
     pub fn take_over(&self, timeout: Duration) -> TakeOver {
-        let begun = self.core().take_over(timeout).inspect_err(trace::refused);
         TakeOver {
-            taken: Wait::new(self.core(), |core| &core.taken),
-            refused: begun.err(),
+            refused: self.begin(timeout).err(),
+            taken: Wait::new(self.cores(), |core| &core.taken),
         }
     }
 
@@ -277,8 +302,18 @@ impl Generation {
     ///
     /// As [`take_over`](Self::take_over).
     pub fn take_over_blocking(&self, timeout: Duration) -> Result<Drained, Error> {
-        self.core().take_over(timeout).inspect_err(trace::refused)?;
-        self.core().taken.wait(|taken| taken.clone())
+        self.begin(timeout)?;
+        let all = self
+            .cores()
+            .map(|core| core.taken.wait(|taken| taken.clone()));
+        all.fold(Ok(Drained::default()), both)
+    }
+
+    /// Begins to take all addresses over.
+    fn begin(&self, timeout: Duration) -> Result<(), Error> {
+        let mut all = self.cores();
+        let begun = all.try_for_each(|core| core.take_over(timeout));
+        begun.inspect_err(trace::refused)
     }
 
     /// A future that is ready when a successor has taken over and nothing more can come to this process.
@@ -307,8 +342,7 @@ impl Generation {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn relieved(&self) -> Relieved {
-        let _ = self.core().start().inspect_err(trace::refused);
-        Relieved(Wait::new(self.core(), |core| &core.relieved))
+        Relieved(Wait::new(self.started(), |core| &core.relieved))
     }
 
     /// Whether [`relieved`](Self::relieved) is ready: for a loop that looks from time to time.
@@ -338,8 +372,7 @@ impl Generation {
     /// ```
     #[must_use]
     pub fn is_relieved(&self) -> bool {
-        let _ = self.core().start().inspect_err(trace::refused);
-        self.core().relieved.has()
+        self.started().all(|core| core.relieved.has())
     }
 
     /// As [`relieved`](Self::relieved), and blocks.
@@ -355,23 +388,36 @@ impl Generation {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn relieved_blocking(&self) {
-        let _ = self.core().start().inspect_err(trace::refused);
-        self.core().relieved.wait(|relieved| *relieved);
+        let started: Vec<_> = self.started().collect();
+        for core in started {
+            core.relieved.wait(|relieved| *relieved);
+        }
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.give_up();
+        if self.is_empty {
+            return;
+        }
+        // In the reverse order of their opening.
+        let all = std::iter::once(&self.first).chain(&self.others);
+        let all: Vec<_> = all.collect();
+        all.into_iter().rev().for_each(|core| core.give_up());
     }
+}
+
+/// Of two addresses; the first error is why.
+fn both(one: Result<Drained, Error>, other: Result<Drained, Error>) -> Result<Drained, Error> {
+    one.and_then(|one| other.map(|other| one.and(other)))
 }
 
 impl fmt::Debug for Generation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Generation")
-            .field("addr", &self.core().addr)
-            .field("predecessor", &self.core().predecessor)
-            .field("guarantee", &self.core().guarantee)
+            .field("addrs", &Vec::from_iter(self.cores().map(|core| core.addr)))
+            .field("predecessor", &self.predecessor())
+            .field("guarantee", &self.guarantee())
             .finish_non_exhaustive()
     }
 }

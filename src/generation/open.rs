@@ -26,6 +26,7 @@ pub(super) fn open<S: Socket>(
     n: usize,
 ) -> Result<(Group<S>, Generation), Error> {
     let target = addr.target()?;
+    let spread = options.spread;
     let options = &resolved(options);
     let opening = Opening::new(options, Call::Generation(S::KIND), target)?;
     let owner = sys::user();
@@ -34,6 +35,7 @@ pub(super) fn open<S: Socket>(
         opening: &opening,
         place: opening.meeting_place(),
         owner,
+        spread,
         n,
         until: Instant::now() + PATIENCE,
     };
@@ -220,17 +222,23 @@ fn succeed<S: Socket>(
             "its members are {is} sockets, and {meant} was meant"
         )));
     }
-    let spread = options.spread;
-    let one_queue = spread == Spread::Queue;
-    if parcel.one_queue != one_queue {
-        let (has, meant) = match one_queue {
-            true => ("a queue each", "one queue"),
-            false => ("one queue together", "a queue each"),
-        };
-        return Err(invalid(format!(
-            "its members have {has}, and {meant} was meant: Options::spread tells which"
-        )));
-    }
+    let (spread, one_queue) = match (request.spread, parcel.one_queue) {
+        (Spread::Best | Spread::Queue, true) => (Spread::Queue, true),
+        (_, true) => {
+            let why =
+                "its members have one queue together, and a queue each was meant (Options::spread)";
+            return Err(invalid(why.to_owned()));
+        }
+        (Spread::Queue, false) => {
+            let why = "its members have a queue each, and one queue was meant (Options::spread)";
+            return Err(invalid(why.to_owned()));
+        }
+        (_, false) if options.spread == Spread::Queue => {
+            let why = "its members have a queue each, and this process cannot tell the kernel whom to choose";
+            return Err(invalid(why.to_owned()));
+        }
+        (_, false) => (Spread::Kernel, false),
+    };
     let Some((_, _, fd)) = parcel.members.first() else {
         return Err(invalid("it has lent no member".to_owned()));
     };

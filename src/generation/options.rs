@@ -41,8 +41,8 @@ impl Options {
     /// # Errors
     ///
     /// As [`group`](Self::group). [`InvalidInput`](std::io::ErrorKind::InvalidInput) for port 0; where
-    /// a socket that neither process has opened has come to share the port meanwhile; and where only one of the
-    /// two is to have one queue.
+    /// a socket that neither process has opened has come to share the port meanwhile; and where the
+    /// process that serves has one queue and this one wants a queue for each, or the other way round.
     /// [`TimedOut`](std::io::ErrorKind::TimedOut) where the predecessor does not answer within ten
     /// seconds, or has to wait for 75 seconds.
     /// [`ConnectionRefused`](std::io::ErrorKind::ConnectionRefused) where it refuses, with its reason:

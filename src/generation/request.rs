@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::wire::{self, Message, Parcel, VERSIONS, Word};
 use crate::error::{self, Error};
 use crate::open::{Opening, Options, Purpose};
+use crate::steering::Spread;
 use crate::sys::{self, OwnedFd, meet, pass};
 use crate::trace;
 
@@ -31,6 +32,8 @@ pub(super) struct Request<'a> {
     pub(super) opening: &'a Opening<'a>,
     pub(super) place: meet::Place,
     pub(super) owner: u32,
+    /// The spread that was asked for; `options` has what this system makes of it.
+    pub(super) spread: Spread,
     pub(super) n: usize,
     pub(super) until: Instant,
 }

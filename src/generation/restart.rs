@@ -328,6 +328,6 @@ impl Generation {
     /// ```
     #[must_use]
     pub fn successor_pid(&self) -> Option<u32> {
-        self.core().successor().flatten()
+        self.first().successor().flatten()
     }
 }

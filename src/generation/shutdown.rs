@@ -6,11 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::Generation;
+use super::core::Core;
 use super::wait::Wait;
+use super::{Generation, both};
 use crate::error::Error;
 use crate::group::Drained;
-use crate::trace;
 
 /// A future that takes over when it is first polled, and is ready when the server is to end.
 ///
@@ -60,8 +60,8 @@ impl Future for Shutdown {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.0.core().take_over_at_once();
-        self.0.poll(context)
+        self.0.cores().for_each(Core::take_over_at_once);
+        self.0.poll(context, (), |(), ()| ())
     }
 }
 
@@ -87,8 +87,7 @@ impl Generation {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn shutdown(&self) -> Shutdown {
-        let _ = self.core().start().inspect_err(trace::refused);
-        Shutdown(Wait::new(self.core(), |core| &core.shutdown))
+        Shutdown(Wait::new(self.started(), |core| &core.shutdown))
     }
 
     /// Ends this process's serving without a successor, and loses nothing: what SIGTERM should do.
@@ -133,7 +132,7 @@ impl Generation {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn stop(&self) {
-        self.core().stop();
+        self.cores().for_each(Core::stop);
     }
 
     /// How it went, for a server that has ended.
@@ -157,7 +156,8 @@ impl Generation {
     ///
     /// What [`take_over`](Self::take_over) answers, where [`shutdown`](Self::shutdown) has begun it.
     pub fn outcome(&self) -> Result<Drained, Error> {
-        self.core().outcome()
+        let all = self.cores().map(|core| core.outcome());
+        all.fold(Ok(Drained::default()), both)
     }
 
     /// How long fresh connections have for their first request when nothing more comes: five seconds
@@ -178,7 +178,7 @@ impl Generation {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn set_grace(&self, grace: Duration) {
-        self.core().settings().grace = grace;
+        self.cores().for_each(|core| core.settings().grace = grace);
     }
 
     /// How long handshakes that are under way are waited for, and the server's accepting: 64 seconds in a
@@ -196,6 +196,7 @@ impl Generation {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn set_timeout(&self, timeout: Duration) {
-        self.core().settings().timeout = Some(timeout);
+        self.cores()
+            .for_each(|core| core.settings().timeout = Some(timeout));
     }
 }

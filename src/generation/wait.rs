@@ -6,45 +6,65 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::both;
 use super::core::Core;
 use crate::error::Error;
 use crate::group::{Drained, Key, Signal};
 
 /// What all of them are around. Clones are independent, and a dropped one leaves nothing behind.
 pub(super) struct Wait<T: 'static> {
-    core: Arc<Core>,
     of: fn(&Core) -> &Signal<T>,
-    key: Key,
+    /// One for each address.
+    parts: Vec<(Arc<Core>, Key)>,
 }
 
 impl<T: Clone> Wait<T> {
-    pub(super) fn new(core: &Arc<Core>, of: fn(&Core) -> &Signal<T>) -> Self {
+    pub(super) fn new<'a>(
+        cores: impl Iterator<Item = &'a Arc<Core>>,
+        of: fn(&Core) -> &Signal<T>,
+    ) -> Self {
+        let part = |core: &Arc<Core>| (Arc::clone(core), Key::default());
         Self {
-            core: Arc::clone(core),
             of,
-            key: Key::default(),
+            parts: cores.map(part).collect(),
         }
     }
 
-    pub(super) fn core(&self) -> &Arc<Core> {
-        &self.core
+    pub(super) fn cores(&self) -> impl Iterator<Item = &Arc<Core>> {
+        self.parts.iter().map(|(core, _)| core)
     }
 
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<T> {
-        let signal = (self.of)(&self.core);
-        signal.poll(&mut self.key, context, |value| value.clone())
+    /// What all of them have put down, one after the other.
+    pub(super) fn poll<R>(
+        &mut self,
+        context: &Context<'_>,
+        first: R,
+        mut fold: impl FnMut(R, T) -> R,
+    ) -> Poll<R> {
+        let mut all = Some(first);
+        for (core, key) in &mut self.parts {
+            let signal = (self.of)(core);
+            // Each wakes, so that none is left out.
+            all = match signal.poll(key, context, |value| value.clone()) {
+                Poll::Ready(value) => all.map(|all| fold(all, value)),
+                Poll::Pending => None,
+            };
+        }
+        all.map_or(Poll::Pending, Poll::Ready)
     }
 }
 
 impl<T: Clone> Clone for Wait<T> {
     fn clone(&self) -> Self {
-        Self::new(&self.core, self.of)
+        Self::new(self.cores(), self.of)
     }
 }
 
 impl<T> Drop for Wait<T> {
     fn drop(&mut self) {
-        (self.of)(&self.core).forget(&self.key);
+        for (core, key) in &self.parts {
+            (self.of)(core).forget(key);
+        }
     }
 }
 
@@ -61,7 +81,7 @@ impl Future for TakeOver {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.refused.take() {
             Some(error) => Poll::Ready(Err(error)),
-            None => self.taken.poll(context),
+            None => self.taken.poll(context, Ok(Drained::default()), both),
         }
     }
 }
@@ -81,7 +101,7 @@ impl Future for Relieved {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.0.poll(context)
+        self.0.poll(context, (), |(), ()| ())
     }
 }
 

@@ -65,7 +65,27 @@ pub struct Drained {
     pub unread: bool,
 }
 
+impl Guarantee {
+    /// What holds of two groups together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Lossless, other) => other,
+            (one, Self::Lossless) => one,
+            (Self::BestEffort, Self::BestEffort) => Self::BestEffort,
+            _ => Self::None,
+        }
+    }
+}
+
 impl Drained {
+    /// What was left of two groups together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            unaccepted: self.unaccepted.saturating_add(other.unaccepted),
+            unread: self.unread || other.unread,
+        }
+    }
+
     /// Of a socket that had still so many requests, or datagrams.
     pub(crate) fn of(kind: Kind, left: u32) -> Self {
         Self {

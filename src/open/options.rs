@@ -163,8 +163,8 @@ impl Options {
 
     /// Chooses whether the members of a [group](Self::group) have a queue each, or one together.
     ///
-    /// The default is [`Spread::Best`]. In a [generation](Self::generation) that is `Kernel` where the system can
-    /// be told whom to choose, and `Queue` elsewhere; both processes must have the same.
+    /// The default is [`Spread::Best`]. In a [generation](Self::generation) that is what the process has that
+    /// serves; in the first one `Kernel` where the system can be told whom to choose, and `Queue` elsewhere.
     ///
     /// ```
     /// # #[cfg(feature = "std")] {

@@ -19,7 +19,7 @@ cfg_if::cfg_if! {
 pub(crate) const IS_THERE: bool = true;
 
 /// Where the processes meet that are to replace each other.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     /// The same for one group, and no other, in all processes.
     name: Vec<u8>,

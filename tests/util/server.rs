@@ -27,6 +27,7 @@ enum Either {
 #[derive(Default)]
 pub struct Server {
     group: Option<Either>,
+    several: Vec<Either>,
     rosters: Vec<Roster<TcpListener>>,
     generation: Option<Arc<Generation>>,
     /// The next process has taken over.
@@ -58,30 +59,33 @@ impl Server {
                 if let Either::Tcp(group) = &group {
                     self.rosters.push(group.roster());
                 }
-                let before = match engine::before(&generation) {
-                    Before::Nothing => "nothing".to_owned(),
-                    Before::Unknown => "unknown".to_owned(),
-                    Before::Process(pid) => pid.to_string(),
-                };
+                let before = before(&generation);
                 let generation = Arc::new(generation);
                 self.group = Some(group);
                 self.generation = Some(generation);
                 say(&format!("open {before} {millis}"));
             }
+            ["open-several", order, spread @ ..] => {
+                let (begin, options) = (Instant::now(), options(spread));
+                match several(&options, *order == "forward") {
+                    Ok((groups, generation)) => {
+                        let before = before(&generation);
+                        self.several = groups;
+                        self.generation = Some(Arc::new(generation));
+                        say(&format!("open {before} {}", begin.elapsed().as_millis()));
+                    }
+                    Err(error) => say(&format!("open {}", failed(&error, begin))),
+                }
+            }
             ["serve", tag] => {
                 let tag = tag.parse().unwrap();
-                let over = self.relieved.clone();
-                let workers: Vec<_> = match self.group.take().unwrap() {
-                    Either::Tcp(group) => group
-                        .into_iter()
-                        .map(|member| Worker::start_until(member.into_std(), tag, over.clone()))
-                        .collect(),
-                    Either::Udp(group) => group
-                        .into_iter()
-                        .map(|member| Worker::start_until(member.into_std(), tag, over.clone()))
-                        .collect(),
-                };
-                self.workers.extend(workers);
+                for group in self.group.take().into_iter().chain(self.several.drain(..)) {
+                    let over = self.relieved.clone();
+                    match group {
+                        Either::Tcp(group) => self.workers.extend(serve(group, tag, &over)),
+                        Either::Udp(group) => self.workers.extend(serve(group, tag, &over)),
+                    }
+                }
                 say("serve");
             }
             ["serve-blocking", tag] => {
@@ -268,6 +272,40 @@ pub fn limit(resource: rustix::process::Resource, soft: u64) {
     let mut limit = getrlimit(resource);
     limit.current = Some(limit.maximum.map_or(soft, |hard| soft.min(hard)));
     setrlimit(resource, limit).unwrap();
+}
+
+fn serve<S: Serve>(group: Group<S>, tag: u8, over: &Arc<AtomicBool>) -> Vec<Worker> {
+    let members = group.into_iter();
+    members
+        .map(|member| Worker::start_until(member.into_std(), tag, over.clone()))
+        .collect()
+}
+
+/// The addresses of a server that has several.
+pub const SEVERAL: [&str; 3] = ["127.0.0.1:4000", "127.0.0.1:4001", "127.0.0.1:4001"];
+
+/// Two listeners and a UDP socket, which two processes may name in different orders.
+fn several(options: &Options, forward: bool) -> Result<(Vec<Either>, Generation), Error> {
+    let [http, https, quic] = SEVERAL;
+    let (http, https) = (options.want(http, 2), options.want(https, 1));
+    let quic = options.want_packet(quic, 2);
+    if forward {
+        let ((http, https, quic), generation) = Generation::open((http, https, quic))?;
+        let groups = [Either::Tcp(http), Either::Tcp(https), Either::Udp(quic)];
+        Ok((groups.into(), generation))
+    } else {
+        let ((quic, https, http), generation) = Generation::open((quic, https, http))?;
+        let groups = [Either::Udp(quic), Either::Tcp(https), Either::Tcp(http)];
+        Ok((groups.into(), generation))
+    }
+}
+
+fn before(generation: &Generation) -> String {
+    match engine::before(generation) {
+        Before::Nothing => "nothing".to_owned(),
+        Before::Unknown => "unknown".to_owned(),
+        Before::Process(pid) => pid.to_string(),
+    }
 }
 
 fn failed(error: &Error, begin: Instant) -> String {

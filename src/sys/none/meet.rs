@@ -9,12 +9,12 @@ use crate::sys::{BorrowedFd, OwnedFd, unsupported};
 
 pub(crate) const IS_THERE: bool = false;
 
-#[derive(Debug)]
-pub(crate) struct Place(());
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place(Vec<u8>);
 
 impl Place {
-    pub(crate) fn new(_: Vec<u8>, _: Option<&Path>) -> Self {
-        Self(())
+    pub(crate) fn new(name: Vec<u8>, _: Option<&Path>) -> Self {
+        Self(name)
     }
 }
 

@@ -1,0 +1,103 @@
+//! When a takeover is over: what the predecessor has left is counted, and other addresses are waited for.
+
+use std::time::{Duration, Instant};
+
+use super::{Driver, RETRY};
+use crate::error::Error;
+use crate::generation::core::Core;
+use crate::generation::joint::Failure;
+use crate::generation::machine::{Action, Event, State};
+use crate::group::{Remains, Seen, barrier, look};
+use crate::sys;
+
+/// How long it is not looked again whether the other addresses are ready, which say so.
+const OTHERS: Duration = Duration::from_secs(1);
+
+impl Driver {
+    /// Counts what the predecessor has still to accept or to read.
+    pub(super) fn count(&mut self, core: &Core) {
+        let now = Instant::now();
+        let is_late = self.deadline.is_some_and(|deadline| now >= deadline);
+        // A processor may still use the program that names them.
+        self.is_past = self.is_past || barrier(self.deadline);
+        if !self.is_past && !is_late {
+            self.count_at = now;
+            return;
+        }
+        let is_ending = self.machine.state() == State::Ending;
+        let begin = Instant::now();
+        let mut remains: Vec<&mut Remains> =
+            self.remains.iter_mut().map(|one| &mut one.1).collect();
+        let seen = match look(core.kind, &core.addr, &mut remains, self.deadline) {
+            Ok(seen) => seen,
+            Err(error) if is_late && !is_ending => {
+                let what = format!(
+                    "cannot tell whether the predecessor on {} is empty",
+                    core.addr
+                );
+                let why = sys::resource_reason(&error);
+                self.error = Some(Error::system(what, error).at(core.addr).why(why));
+                return self.handle(core, Event::Failed(Action::Drain));
+            }
+            // There may be no descriptor for it, which changes.
+            Err(_) if !is_ending => {
+                self.count_at = now + RETRY;
+                return;
+            }
+            Err(_) => Seen::default(),
+        };
+        self.left = 0;
+        self.remains.retain_mut(|(_, remains)| {
+            let left = remains.left(&seen);
+            self.left = self.left.saturating_add(left);
+            // What is empty once stays so: nothing new comes to it.
+            left > 0
+        });
+        self.count_at = Instant::now() + seen.pause(begin);
+        // Nothing accepts any more what a process had that has died, or has closed its sockets.
+        let is_abandoned =
+            || self.machine.state() == State::Stopping && !core.shared.state().is_open();
+        if self.remains.is_empty() || is_ending || is_abandoned() {
+            match self.may_end(core) || is_late {
+                true => self.handle(core, Event::Drained),
+                // They ring.
+                false => self.count_at = Instant::now() + OTHERS,
+            }
+        } else if is_late {
+            self.handle(core, Event::Expired);
+        }
+    }
+
+    /// Whether the other addresses that are taken over with this one are ready too; or this one does not wait for
+    /// them, because its predecessor has died.
+    fn may_end(&self, core: &Core) -> bool {
+        let Some((at, joint)) = core.joint.get() else {
+            return true;
+        };
+        let are_ready = joint.is_ready(*at);
+        are_ready || self.machine.state() != State::Draining
+    }
+
+    /// Goes back where another address cannot be taken over, and tells the others where this one cannot.
+    pub(super) fn heed(&mut self, core: &Core) {
+        let Some((at, joint)) = core.joint.get() else {
+            return;
+        };
+        if self.machine.is_superseded() {
+            if let Err(error) = self.outcome(core) {
+                let for_good = true;
+                joint.fail(*at, Failure { error, for_good });
+            }
+        }
+        let Some(Failure { error, for_good }) = joint.failed() else {
+            return;
+        };
+        if self.machine.state() == State::Draining {
+            self.error = Some(error);
+            self.handle(core, Event::Failed(Action::Drain));
+        }
+        if for_good && self.machine.state() == State::Beside {
+            self.handle(core, Event::Stop);
+        }
+    }
+}
