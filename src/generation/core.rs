@@ -262,6 +262,10 @@ impl Core {
     }
 
     pub(super) fn has_ended(&self) -> Error {
+        // With another address, which tells why.
+        if let Some(failure) = self.joint.get().and_then(|(_, joint)| joint.failed()) {
+            return failure.error;
+        }
         let what = format!("cannot take over {}", self.addr);
         let why = "this process has been told to end";
         Error::refused(io::ErrorKind::ConnectionAborted, what, why).at(self.addr)

@@ -17,7 +17,7 @@ use crate::group::{Id, Remains, Shared};
 use crate::sys::{self, Kind, OwnedFd, meet::Rendezvous};
 
 /// How long a message may take that has begun: the other side answers at once, unless it hangs.
-const MESSAGE: Duration = Duration::from_secs(5);
+pub(super) const MESSAGE: Duration = Duration::from_secs(5);
 
 /// How long sockets are looked for that a successor may have left behind.
 const WARY: Duration = Duration::from_secs(5);

@@ -1,9 +1,13 @@
 //! Addresses that are taken over together: each is ready before the first one's predecessor hears that it is over.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use super::core::{Command, Core};
+use super::driver::MESSAGE;
+use super::wire::{self, Word};
 use crate::error::Error;
+use crate::sys::OwnedFd;
 
 /// What the generations of several addresses know of each other.
 #[derive(Debug)]
@@ -16,6 +20,10 @@ pub(super) struct Joint {
 struct State {
     /// Of each address, whether its predecessor has nothing left; or it has none any more.
     ready: Vec<bool>,
+    /// Where the predecessors hear it that are still there.
+    lines: Vec<Option<Arc<OwnedFd>>>,
+    /// Whether all have been told.
+    told: bool,
     failed: Option<Failure>,
 }
 
@@ -37,6 +45,8 @@ impl Joint {
                     .iter()
                     .map(|core| core.predecessor.is_none())
                     .collect(),
+                lines: vec![None; cores.len()],
+                told: false,
                 failed: None,
             }),
         });
@@ -69,19 +79,39 @@ impl Joint {
         self.ring(at);
     }
 
-    /// That one is ready; whether all are.
-    pub(super) fn is_ready(&self, at: usize) -> bool {
+    /// That one is ready, whose predecessor hears on `line`; whether all predecessors have been told.
+    ///
+    /// The last one tells all, so that there is hardly a time in which some know it and others do not: in it the end
+    /// of this process would leave them with a part.
+    pub(super) fn is_over(&self, at: usize, line: Option<Arc<OwnedFd>>) -> bool {
         let mut state = self.state();
-        let was_ready = state
-            .ready
-            .get_mut(at)
-            .map(|ready| std::mem::replace(ready, true));
-        let are_ready = state.failed.is_none() && state.ready.iter().all(|ready| *ready);
-        drop(state);
-        if was_ready == Some(false) {
-            self.ring(at);
+        if state.told {
+            return true;
         }
-        are_ready
+        if let Some(its) = state.lines.get_mut(at) {
+            *its = line;
+        }
+        if let Some(ready) = state.ready.get_mut(at) {
+            *ready = true;
+        }
+        if state.failed.is_some() || !state.ready.iter().all(|ready| *ready) {
+            return false;
+        }
+        state.told = true;
+        let lines = std::mem::take(&mut state.lines);
+        drop(state);
+        let until = Some(Instant::now() + MESSAGE);
+        for line in lines.into_iter().flatten() {
+            // Where it does not arrive, the end of the connection is heard next.
+            let _ = wire::say(&*line, Word::Empty, &0_u32.to_le_bytes(), until);
+        }
+        self.ring(at);
+        true
+    }
+
+    /// Whether the predecessors have been told.
+    pub(super) fn has_told(&self) -> bool {
+        self.state().told
     }
 
     /// That one cannot take over, and so none does.

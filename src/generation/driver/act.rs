@@ -25,7 +25,7 @@ impl Driver {
         let failed = Event::Failed(action);
         let done = match action {
             Action::Say(peer, word) => {
-                self.say(peer, word);
+                self.say(core, peer, word);
                 Ok(())
             }
             Action::Program => match core.shared.state().take_over() {

@@ -6,7 +6,7 @@ use super::{Driver, RETRY};
 use crate::error::Error;
 use crate::generation::core::Core;
 use crate::generation::joint::Failure;
-use crate::generation::machine::{Action, Event, State};
+use crate::generation::machine::{Action, Event, Peer, State};
 use crate::group::{Remains, Seen, barrier, look};
 use crate::sys;
 
@@ -74,8 +74,18 @@ impl Driver {
         let Some((at, joint)) = core.joint.get() else {
             return true;
         };
-        let are_ready = joint.is_ready(*at);
-        are_ready || self.machine.state() != State::Draining
+        let is_draining = self.machine.state() == State::Draining;
+        let line = self.line(Peer::Predecessor).filter(|_| is_draining);
+        joint.is_over(*at, line) || !is_draining
+    }
+
+    /// Goes on where all predecessors have been told that it is over, before anything is heard that one says to it.
+    pub(super) fn conclude(&mut self, core: &Core) {
+        let joint = core.joint.get();
+        let is_over = joint.is_some_and(|(_, joint)| joint.has_told());
+        if is_over && self.machine.state() == State::Draining {
+            self.handle(core, Event::Drained);
+        }
     }
 
     /// Goes back where another address cannot be taken over, and tells the others where this one cannot.
@@ -83,6 +93,7 @@ impl Driver {
         let Some((at, joint)) = core.joint.get() else {
             return;
         };
+        self.conclude(core);
         if self.machine.is_superseded() {
             if let Err(error) = self.outcome(core) {
                 let for_good = true;
@@ -93,10 +104,11 @@ impl Driver {
             return;
         };
         if self.machine.state() == State::Draining {
-            self.error = Some(error);
+            self.error = Some(error.clone());
             self.handle(core, Event::Failed(Action::Drain));
         }
         if for_good && self.machine.state() == State::Beside {
+            core.put_outcome(Err(error));
             self.handle(core, Event::Stop);
         }
     }

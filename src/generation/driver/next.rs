@@ -109,7 +109,7 @@ impl Driver {
         attempt.give_up(why);
         if is_lent {
             // What the child has started is not killed, and hears it.
-            self.say(Peer::Successor, Word::Superseded);
+            self.say(core, Peer::Successor, Word::Superseded);
             self.successor = None;
             self.handle(core, Event::Ended(Peer::Successor));
         }

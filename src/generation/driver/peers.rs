@@ -29,7 +29,9 @@ impl Driver {
     /// Hears what a peer says.
     pub(super) fn hear(&mut self, core: &Core, peer: Peer, line: &Arc<OwnedFd>) {
         let until = Some(Instant::now() + MESSAGE);
-        match wire::hear(&**line, until) {
+        let heard = wire::hear(&**line, until);
+        self.conclude(core);
+        match heard {
             Ok(message) => {
                 let word = message.word;
                 if word == Word::Superseded {
@@ -142,10 +144,14 @@ impl Driver {
         let _ = wire::say(&**line, Word::Wait, why.as_bytes(), until);
     }
 
-    pub(super) fn say(&self, peer: Peer, word: Word) {
+    pub(super) fn say(&self, core: &Core, peer: Peer, word: Word) {
         let Some(line) = self.line(peer) else {
             return;
         };
+        let joint = core.joint.get().filter(|_| word == Word::Empty);
+        if joint.is_some_and(|(_, joint)| joint.has_told()) {
+            return;
+        }
         let body = match word {
             Word::Refused => self
                 .error
