@@ -12,6 +12,7 @@ mod layer;
 mod machine;
 mod open;
 mod options;
+mod predecessor;
 mod program;
 mod request;
 mod restart;
@@ -30,6 +31,7 @@ pub use self::farewell::Farewell;
 pub use self::incoming::Incoming;
 #[cfg(feature = "tower")]
 pub use self::layer::{FarewellFuture, FarewellService};
+pub use self::predecessor::Predecessor;
 pub use self::program::Program;
 pub use self::restart::{Ended, Restart, Successor};
 pub use self::serve::Serve;
@@ -133,53 +135,6 @@ struct Handle {
     others: Vec<Arc<Core>>,
     /// Whether another handle has them.
     is_empty: bool,
-}
-
-/// The process that serves until its successor takes over.
-///
-/// ```no_run
-/// # #[cfg(target_os = "linux")] {
-/// use reuseport::Options;
-///
-/// let (_group, generation) = Options::new().generation("localhost:8881", 2)?;
-/// match generation.predecessor() {
-///     None => println!("this is the first"),
-///     Some(predecessor) => println!("beside {predecessor}"),
-/// }
-/// # }
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Predecessor {
-    pid: Option<u32>,
-}
-
-impl Predecessor {
-    /// Its number as this process's PID namespace has it; `None` where it is in none that this process
-    /// sees, as in another container.
-    ///
-    /// ```no_run
-    /// # #[cfg(target_os = "linux")] {
-    /// use reuseport::Options;
-    ///
-    /// let (group, generation) = Options::new().generation("localhost:8881", 2)?;
-    /// let pid = generation.predecessor().and_then(|predecessor| predecessor.pid());
-    /// # }
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
-        self.pid
-    }
-}
-
-impl fmt::Display for Predecessor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.pid {
-            Some(pid) => write!(f, "process {pid}"),
-            None => f.write_str("a process whose number is not known here"),
-        }
-    }
 }
 
 impl Generation {
