@@ -203,7 +203,7 @@ fn killed_at_any_instant() {
             }
             new.tell("serve 2");
             new.tell("take 20000");
-            thread::sleep(Duration::from_micros(u64::from(round) * 700));
+            thread::sleep(Duration::from_micros(u64::from(round) * 1_500));
             new.kill();
             match served_by(&old) {
                 [true, true, true] => assert_eq!(who(), [Some(1); 3], "round {round}"),

@@ -5,6 +5,7 @@ mod act;
 mod count;
 mod next;
 mod peers;
+mod together;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +41,8 @@ pub(super) struct Driver {
     deadline: Option<Instant>,
     predecessor: Option<Arc<OwnedFd>>,
     successor: Option<Caller>,
+    /// Whether it has said that it is over, and not yet so of the other addresses.
+    is_held: bool,
     rendezvous: Option<Rendezvous>,
     arrivals: Vec<Caller>,
     /// What the predecessor, or this process when it stops, has still to accept or to read.
@@ -97,6 +100,7 @@ impl Driver {
             deadline: None,
             predecessor: predecessor.map(Arc::new),
             successor: None,
+            is_held: false,
             rendezvous,
             arrivals: Vec::new(),
             remains: Vec::new(),

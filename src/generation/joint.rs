@@ -22,9 +22,39 @@ struct State {
     ready: Vec<bool>,
     /// Where the predecessors hear it that are still there.
     lines: Vec<Option<Arc<OwnedFd>>>,
-    /// Whether all have been told.
-    told: bool,
+    told: Told,
     failed: Option<Failure>,
+    /// What has been heard of the process that takes it over, for each address.
+    passing: Vec<Option<Passing>>,
+}
+
+/// Whether the predecessors have been told that it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    No,
+    /// One thread does it.
+    Begun,
+    All,
+}
+
+/// A successor that takes an address over.
+#[derive(Clone, Copy, Debug)]
+struct Passing {
+    pid: Option<u32>,
+    /// It has said that it is over.
+    is_over: bool,
+    /// The connection with it has ended.
+    has_ended: bool,
+}
+
+/// What becomes of an address of which the successor has said that it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It has not said so of the others yet.
+    Wait,
+    Over,
+    /// It has died before it could.
+    Back,
 }
 
 /// Why the others go back too.
@@ -46,8 +76,9 @@ impl Joint {
                     .map(|core| core.predecessor.is_none())
                     .collect(),
                 lines: vec![None; cores.len()],
-                told: false,
+                told: Told::No,
                 failed: None,
+                passing: vec![None; cores.len()],
             }),
         });
         for (at, core) in cores.iter().enumerate() {
@@ -85,8 +116,9 @@ impl Joint {
     /// of this process would leave them with a part.
     pub(super) fn is_over(&self, at: usize, line: Option<Arc<OwnedFd>>) -> bool {
         let mut state = self.state();
-        if state.told {
-            return true;
+        match state.told {
+            Told::No => {}
+            told => return told == Told::All,
         }
         if let Some(its) = state.lines.get_mut(at) {
             *its = line;
@@ -97,7 +129,7 @@ impl Joint {
         if state.failed.is_some() || !state.ready.iter().all(|ready| *ready) {
             return false;
         }
-        state.told = true;
+        state.told = Told::Begun;
         let lines = std::mem::take(&mut state.lines);
         drop(state);
         let until = Some(Instant::now() + MESSAGE);
@@ -105,13 +137,69 @@ impl Joint {
             // Where it does not arrive, the end of the connection is heard next.
             let _ = wire::say(&*line, Word::Empty, &0_u32.to_le_bytes(), until);
         }
+        // Before that none of them hides anything, so that a predecessor that has not been told goes on as before.
+        self.state().told = Told::All;
         self.ring(at);
         true
     }
 
     /// Whether the predecessors have been told.
     pub(super) fn has_told(&self) -> bool {
-        self.state().told
+        self.state().told == Told::All
+    }
+
+    /// That process begins to take one address over; `None` where it has given it back.
+    pub(super) fn passes(&self, at: usize, to: Option<Option<u32>>) {
+        let passing = to.map(|pid| Passing {
+            pid,
+            is_over: false,
+            has_ended: false,
+        });
+        let mut state = self.state();
+        // Of processes before that one.
+        for ended in &mut state.passing {
+            ended.take_if(|ended| ended.has_ended);
+        }
+        if let Some(its) = state.passing.get_mut(at) {
+            *its = passing;
+        }
+    }
+
+    /// The process that takes one address over has said that it is over.
+    pub(super) fn hears_over(&self, at: usize) {
+        self.note(at, |passing| passing.is_over = true);
+    }
+
+    /// The connection with the process that takes one address over has ended.
+    pub(super) fn hears_end(&self, at: usize) {
+        self.note(at, |passing| passing.has_ended = true);
+    }
+
+    fn note(&self, at: usize, what: impl FnOnce(&mut Passing)) {
+        let mut state = self.state();
+        let passing = state.passing.get_mut(at).and_then(Option::as_mut);
+        let is_noted = passing.map(what).is_some();
+        drop(state);
+        if is_noted {
+            self.ring(at);
+        }
+    }
+
+    /// What becomes of an address of which its successor has said that it is over: that process says so of all that
+    /// it takes over, and what it could not say before it died it has not taken.
+    pub(super) fn verdict(&self, at: usize) -> Verdict {
+        let state = self.state();
+        let Some(Some(own)) = state.passing.get(at) else {
+            return Verdict::Over;
+        };
+        let all = state.passing.iter().flatten();
+        let missing = all.filter(|other| other.pid == own.pid && !other.is_over);
+        // One that has ended will not say it any more.
+        missing.fold(Verdict::Over, |verdict, other| match verdict {
+            Verdict::Back => verdict,
+            _ if other.has_ended => Verdict::Back,
+            _ => Verdict::Wait,
+        })
     }
 
     /// That one cannot take over, and so none does.
@@ -121,6 +209,8 @@ impl Joint {
             .failed
             .as_ref()
             .is_some_and(|known| known.for_good || !failure.for_good);
+        // What the predecessors have heard is not taken back.
+        let is_known = is_known || state.told != Told::No;
         if !is_known {
             state.failed = Some(failure);
         }
@@ -145,5 +235,88 @@ impl Joint {
             // An error where it is over.
             let _ = core.command(Command::Look);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(n: usize) -> Joint {
+        Joint {
+            cores: Vec::new(),
+            state: Mutex::new(State {
+                ready: vec![false; n],
+                lines: vec![None; n],
+                told: Told::No,
+                failed: None,
+                passing: vec![None; n],
+            }),
+        }
+    }
+
+    #[test]
+    fn it_is_over_when_it_is_for_all() {
+        let joint = of(3);
+        assert!(!joint.is_over(0, None));
+        assert!(!joint.is_over(2, None));
+        assert!(!joint.has_told());
+        assert!(joint.is_over(1, None));
+        assert!(joint.has_told() && joint.is_over(0, None));
+        // What has been told is not taken back.
+        let error = Error::invalid("cannot", "because");
+        let for_good = true;
+        joint.fail(0, Failure { error, for_good });
+        assert!(joint.failed().is_none());
+    }
+
+    #[test]
+    fn where_one_fails_none_is_over() {
+        let joint = of(2);
+        let failure = |why: &'static str, for_good| Failure {
+            error: Error::invalid("cannot", why),
+            for_good,
+        };
+        joint.fail(0, failure("first", false));
+        assert!(!joint.is_over(0, None) && !joint.is_over(1, None));
+        joint.fail(1, failure("second", false));
+        assert_eq!(joint.failed().unwrap().error.to_string(), "cannot: first");
+        joint.begin(0);
+        assert!(joint.failed().is_none());
+        joint.fail(1, failure("third", false));
+        joint.fail(0, failure("fourth", true));
+        assert_eq!(joint.failed().unwrap().error.to_string(), "cannot: fourth");
+        joint.begin(0);
+        assert!(joint.failed().is_some());
+    }
+
+    #[test]
+    fn a_process_takes_all_that_it_takes_or_none() {
+        use Verdict::{Back, Over, Wait};
+        let (one, other) = (Some(Some(1)), Some(Some(2)));
+        let joint = of(3);
+        for (at, pid) in [(0, one), (1, one), (2, other)] {
+            joint.passes(at, pid);
+        }
+        joint.hears_over(0);
+        assert_eq!(joint.verdict(0), Wait);
+        joint.hears_over(1);
+        assert_eq!([joint.verdict(0), joint.verdict(1)], [Over, Over]);
+        assert_eq!(joint.verdict(2), Wait);
+
+        let joint = of(3);
+        for (at, pid) in [(0, one), (1, one), (2, one)] {
+            joint.passes(at, pid);
+        }
+        joint.hears_over(0);
+        joint.hears_end(0);
+        joint.hears_over(1);
+        assert_eq!([joint.verdict(0), joint.verdict(1)], [Wait, Wait]);
+        joint.hears_end(2);
+        assert_eq!([joint.verdict(0), joint.verdict(1)], [Back, Back]);
+        // The next one has nothing to do with it.
+        joint.passes(0, one);
+        joint.hears_over(0);
+        assert_eq!(joint.verdict(0), Over);
     }
 }

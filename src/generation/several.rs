@@ -82,8 +82,8 @@ impl Generation {
     /// Where two processes have served them, both are relieved. A process that names fewer than its predecessor
     /// relieves it of these only; the predecessor goes on with the others.
     ///
-    /// Where the process is killed at the very moment at which its predecessors hear that all is over, one address
-    /// may stay with its predecessor, and another be gone with the process.
+    /// Whenever this process is killed, a predecessor that was opened in this way too either goes on with all
+    /// addresses, or has been relieved of all. Of several that were opened one by one, some may have been relieved.
     ///
     /// ```no_run
     /// # #[cfg(target_os = "linux")] {

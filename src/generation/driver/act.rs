@@ -66,6 +66,10 @@ impl Driver {
             Action::Freeze => {
                 core.is_ending.store(true, Ordering::SeqCst);
                 core.shared.state().set_stage(Stage::Passing);
+                if let Some((at, joint)) = core.joint.get() {
+                    let pid = self.successor.as_ref().and_then(|caller| caller.pid);
+                    joint.passes(*at, Some(pid));
+                }
                 // The successor answers those that come from here on.
                 let until = Some(Instant::now() + MESSAGE);
                 for caller in self.arrivals.drain(..) {
@@ -74,6 +78,9 @@ impl Driver {
                 Ok(())
             }
             Action::Thaw => {
+                if let Some((at, joint)) = core.joint.get() {
+                    joint.passes(*at, None);
+                }
                 core.is_ending.store(self.machine.stops(), Ordering::SeqCst);
                 let mut state = core.shared.state();
                 state.set_stage(Stage::Lent);

@@ -1,12 +1,11 @@
-//! When a takeover is over: what the predecessor has left is counted, and other addresses are waited for.
+//! Counts what the predecessor has still to give, or this process when it stops.
 
 use std::time::{Duration, Instant};
 
 use super::{Driver, RETRY};
 use crate::error::Error;
 use crate::generation::core::Core;
-use crate::generation::joint::Failure;
-use crate::generation::machine::{Action, Event, Peer, State};
+use crate::generation::machine::{Action, Event, State};
 use crate::group::{Remains, Seen, barrier, look};
 use crate::sys;
 
@@ -65,51 +64,6 @@ impl Driver {
             }
         } else if is_late {
             self.handle(core, Event::Expired);
-        }
-    }
-
-    /// Whether the other addresses that are taken over with this one are ready too; or this one does not wait for
-    /// them, because its predecessor has died.
-    fn may_end(&self, core: &Core) -> bool {
-        let Some((at, joint)) = core.joint.get() else {
-            return true;
-        };
-        let is_draining = self.machine.state() == State::Draining;
-        let line = self.line(Peer::Predecessor).filter(|_| is_draining);
-        joint.is_over(*at, line) || !is_draining
-    }
-
-    /// Goes on where all predecessors have been told that it is over, before anything is heard that one says to it.
-    pub(super) fn conclude(&mut self, core: &Core) {
-        let joint = core.joint.get();
-        let is_over = joint.is_some_and(|(_, joint)| joint.has_told());
-        if is_over && self.machine.state() == State::Draining {
-            self.handle(core, Event::Drained);
-        }
-    }
-
-    /// Goes back where another address cannot be taken over, and tells the others where this one cannot.
-    pub(super) fn heed(&mut self, core: &Core) {
-        let Some((at, joint)) = core.joint.get() else {
-            return;
-        };
-        self.conclude(core);
-        if self.machine.is_superseded() {
-            if let Err(error) = self.outcome(core) {
-                let for_good = true;
-                joint.fail(*at, Failure { error, for_good });
-            }
-        }
-        let Some(Failure { error, for_good }) = joint.failed() else {
-            return;
-        };
-        if self.machine.state() == State::Draining {
-            self.error = Some(error.clone());
-            self.handle(core, Event::Failed(Action::Drain));
-        }
-        if for_good && self.machine.state() == State::Beside {
-            core.put_outcome(Err(error));
-            self.handle(core, Event::Stop);
         }
     }
 }

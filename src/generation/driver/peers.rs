@@ -43,6 +43,11 @@ impl Driver {
                     let left = message.body.first_chunk();
                     self.left = left.map_or(0, |left| u32::from_le_bytes(*left));
                 }
+                if let (Word::Empty, Some((at, joint))) = (word, core.joint.get()) {
+                    joint.hears_over(*at);
+                    self.is_held = true;
+                    return self.settle(core);
+                }
                 self.message = Some(message);
                 self.handle(core, Event::Heard(peer, word));
             }
@@ -51,6 +56,12 @@ impl Driver {
                 match peer {
                     Peer::Predecessor => self.predecessor = None,
                     Peer::Successor => self.successor = None,
+                }
+                if let (Peer::Successor, Some((at, joint))) = (peer, core.joint.get()) {
+                    joint.hears_end(*at);
+                    if self.is_held {
+                        return self.settle(core);
+                    }
                 }
                 self.handle(core, Event::Ended(peer));
             }
