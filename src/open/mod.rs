@@ -250,6 +250,11 @@ impl<'a> Opening<'a> {
 }
 
 impl Prepared<'_> {
+    /// For an option that only one call sets.
+    pub(crate) fn lend(&self) -> sys::BorrowedFd<'_> {
+        self.socket.lend()
+    }
+
     /// Binds and listens: from here on the socket stands in the kernel's group.
     ///
     /// It calls nothing of the caller and waits for nothing, so it may be called under a lock.

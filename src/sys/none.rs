@@ -163,6 +163,18 @@ pub(crate) fn set_alone(_: BorrowedFd<'_>, _: bool) -> io::Result<()> {
     Err(cannot_steer())
 }
 
+pub(crate) fn only_from(_: BorrowedFd<'_>, _: &SocketAddr) -> io::Result<()> {
+    Err(cannot_steer())
+}
+
+pub(crate) fn is_grouped(_: BorrowedFd<'_>, _: &Dispatch<'_>) -> io::Result<bool> {
+    Ok(false)
+}
+
+pub(crate) fn ungroup(_: BorrowedFd<'_>) -> io::Result<()> {
+    Err(cannot_steer())
+}
+
 pub(crate) fn is_readable(_: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(false)
 }

@@ -1,0 +1,312 @@
+//! A UDP socket for each client, beside a group: it gets what its client sends, and nothing of anybody else.
+
+#![cfg(target_os = "linux")]
+
+#[macro_use]
+mod util;
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use reuseport::{
+    ConnectionIds, Group, Instruction, Member, Options, Roster, Spread, Steering, Tokio, occupants,
+    packet_queue,
+};
+use rustix::net::RecvFlags;
+use socket2::{Domain, Socket, Type};
+use util::{Runtime, addr_of, ours};
+
+on_every_runtime!(a_client_has_its_socket failures_are_sentences);
+
+/// What strangers send, which no client's socket may ever read.
+const STRANGE: &[u8] = b"strange";
+
+/// Reads from the socket of any runtime without waiting.
+fn take(socket: &impl AsFd) -> Option<Vec<u8>> {
+    let mut buf = [0; 64];
+    let (len, _) = rustix::net::recv(socket, &mut buf, RecvFlags::DONTWAIT).ok()?;
+    Some(buf[..len].to_vec())
+}
+
+fn open(addr: &str, weights: Vec<u32>) -> (Vec<UdpSocket>, Roster<UdpSocket>, SocketAddr) {
+    let n = weights.len();
+    let options = Options::new().steering(Steering::Weights(weights));
+    let group = options.packet_group(addr, n).unwrap();
+    parts(group)
+}
+
+fn parts(group: Group<UdpSocket>) -> (Vec<UdpSocket>, Roster<UdpSocket>, SocketAddr) {
+    let (roster, addr) = (group.roster(), group.local_addr());
+    let members = group.into_iter().map(Member::into_std);
+    let members: Vec<_> = members.collect();
+    for member in &members {
+        member.set_nonblocking(true).unwrap();
+    }
+    (members, roster, addr)
+}
+
+/// Where a client of the group sends to.
+fn of(ip: &str, addr: SocketAddr) -> SocketAddr {
+    (ip.parse::<IpAddr>().unwrap(), addr.port()).into()
+}
+
+/// For each kind of address: IPv4, IPv6, and every address with a client of each family.
+fn a_client_has_its_socket<R: Runtime>() {
+    R::block_on(async {
+        for (listen, ip) in [
+            ("127.0.0.1:0", "127.0.0.1"),
+            ("[::1]:0", "::1"),
+            ("0.0.0.0:0", "127.0.0.1"),
+            (":0", "127.0.0.1"),
+            (":0", "::1"),
+        ] {
+            let (members, roster, addr) = open(listen, vec![1, 1, 1]);
+            let to = of(ip, addr);
+            let client = UdpSocket::bind((to.ip(), 0)).unwrap();
+            client.send_to(b"first", to).unwrap();
+            let from = util::until(|| {
+                members
+                    .iter()
+                    .find_map(|member| Some(member.recv_from(&mut [0; 64]).ok()?.1))
+            });
+            let socket = roster.dial_packet::<R>(from).unwrap();
+            assert_eq!(addr_of(&socket).port(), addr.port());
+            client.send_to(b"second", to).unwrap();
+            let mut buf = [0; 64];
+            let (len, peer) = R::recv_from(&socket, &mut buf).await.unwrap();
+            assert_eq!((&buf[..len], peer), (&b"second"[..], from));
+            R::send_to(&socket, b"answer", from).await.unwrap();
+            assert_eq!(client.recv_from(&mut buf).unwrap(), (6, to));
+            assert!(members.iter().all(|member| take(member).is_none()));
+
+            // It is no member, and is seen with its client.
+            assert_eq!(roster.places(), [Some(0), Some(1), Some(2)]);
+            let seen = occupants(addr.port()).unwrap();
+            let peers = seen.iter().filter_map(|socket| socket.peer);
+            let peers: Vec<_> = peers
+                .map(|peer| (peer.ip().to_canonical(), peer.port()))
+                .collect();
+            assert_eq!(peers, [(from.ip().to_canonical(), from.port())]);
+
+            // What it leaves unread is lost with it, and what comes later is the members'.
+            drop(socket);
+            client.send_to(b"third", to).unwrap();
+            let third = util::until(|| members.iter().find_map(take));
+            assert_eq!(third, b"third");
+        }
+    });
+}
+
+fn failures_are_sentences<R: Runtime>() {
+    R::block_on(async {
+        let (_members, roster, addr) = open("127.0.0.1:0", vec![1, 1]);
+        for (peer, why) in [
+            (
+                "224.0.0.1:9",
+                "it is a multicast address, and the socket is for one client",
+            ),
+            (
+                "255.255.255.255:9",
+                "it is a broadcast address, and the socket is for one client",
+            ),
+            ("127.0.0.1:0", "no socket has port 0"),
+            ("0.0.0.0:9", "no client has this address"),
+            ("[::1]:9", "one address is IPv4 and the other is IPv6"),
+        ] {
+            let error = roster
+                .dial_packet::<R>(peer.parse().unwrap())
+                .map(drop)
+                .unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("cannot dial {peer} from {addr}: {why}")
+            );
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert_eq!(error.addr(), Some(peer.parse().unwrap()));
+        }
+        // A client in IPv6 form is the IPv4 client.
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = addr_of(&client).port();
+        let mapped = format!("[::ffff:127.0.0.1]:{port}").parse().unwrap();
+        roster.dial_packet::<R>(mapped).map(drop).unwrap();
+    });
+}
+
+#[track_caller]
+fn refused(roster: &Roster<UdpSocket>, why: &str) {
+    let client = "127.0.0.1:9".parse().unwrap();
+    let error = roster.dial_packet::<Tokio>(client).map(drop).unwrap_err();
+    let ours = ours(&error);
+    assert!(
+        ours.starts_with("cannot dial 127.0.0.1:9 from 127.0.0.1:"),
+        "{error}"
+    );
+    assert!(ours.ends_with(why), "{error}");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn groups_that_do_not_choose_are_refused() {
+    let queue = Options::new()
+        .spread(Spread::Queue)
+        .packet_group("127.0.0.1:0", 2)
+        .unwrap();
+    refused(
+        &queue.roster(),
+        "the members of the group have one queue together, and no program chooses among them",
+    );
+    let first = Instruction {
+        code: 0x06,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    };
+    let program = Options::new().steering(Steering::Program(vec![first]));
+    let program = program.packet_group("127.0.0.1:0", 2).unwrap();
+    refused(
+        &program.roster(),
+        "the group is steered by a program of the caller's, which may choose any place",
+    );
+    let group = Options::new().packet_group("127.0.0.1:0", 1).unwrap();
+    let more = Options::new()
+        .join(true)
+        .packet_group(group.local_addr(), 1)
+        .unwrap();
+    let why = "a socket that the group did not open shares the port, and would get nothing more";
+    refused(&group.roster(), why);
+    drop(more);
+    let (members, roster, _) = parts(group);
+    roster
+        .dial_packet::<reuseport::Std>("127.0.0.1:9".parse().unwrap())
+        .unwrap();
+    drop(members);
+    refused(&roster, "no member of its group is open");
+}
+
+/// Clients' sockets that are opened while strangers send without a pause.
+struct Storm {
+    /// What strangers sent, and how often a client's socket was chosen for it.
+    strange: usize,
+    chosen: usize,
+    /// What clients' sockets read: of their client, and of strangers.
+    own: usize,
+    foreign: usize,
+}
+
+/// `connect` opens a client's socket; the members are read by `drain` all the time.
+fn storm(
+    to: SocketAddr,
+    clients: usize,
+    connect: impl Fn(SocketAddr) -> UdpSocket,
+    drain: impl Fn() + Sync,
+) -> Storm {
+    let (over, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let strangers = [(); 64].map(|()| UdpSocket::bind((to.ip(), 0)).unwrap());
+                while !over.load(Ordering::Relaxed) {
+                    for stranger in &strangers {
+                        sent.fetch_add(
+                            stranger.send_to(STRANGE, to).is_ok().into(),
+                            Ordering::Relaxed,
+                        );
+                    }
+                    drain();
+                }
+            });
+        }
+        util::until(|| (sent.load(Ordering::Relaxed) > 1000).then_some(()));
+        let mut storm = Storm {
+            strange: 0,
+            chosen: 0,
+            own: 0,
+            foreign: 0,
+        };
+        for _ in 0..clients {
+            let client = UdpSocket::bind((to.ip(), 0)).unwrap();
+            let socket = connect(addr_of(&client));
+            client.send_to(b"own", to).unwrap();
+            // What a stranger's processor is at arrives before this.
+            util::until(|| {
+                let read = take(&socket)?;
+                storm.foreign += usize::from(read == STRANGE);
+                (read == b"own").then_some(())
+            });
+            storm.own += 1;
+            while let Some(read) = take(&socket) {
+                assert_eq!(read, STRANGE);
+                storm.foreign += 1;
+            }
+            storm.chosen += packet_queue(&socket).unwrap().drops as usize;
+        }
+        over.store(true, Ordering::Relaxed);
+        storm.strange = sent.load(Ordering::Relaxed);
+        storm
+    })
+}
+
+const CLIENTS: usize = 500;
+
+#[test]
+fn strangers_are_never_read() {
+    for (listen, ip, steering) in [
+        ("127.0.0.1:0", "127.0.0.1", Steering::Weights(vec![1, 2, 3])),
+        ("127.0.0.1:0", "127.0.0.1", Steering::Hash),
+        ("127.0.0.1:0", "127.0.0.1", Steering::Cpu),
+        (
+            "127.0.0.1:0",
+            "127.0.0.1",
+            Steering::ConnectionIds(ConnectionIds::at(0)),
+        ),
+        ("[::1]:0", "::1", Steering::Weights(vec![1, 2, 3])),
+        (":0", "127.0.0.1", Steering::Weights(vec![1, 2, 3])),
+    ] {
+        let name = format!("{listen} {steering:?}");
+        let group = Options::new()
+            .steering(steering)
+            .packet_group(listen, 3)
+            .unwrap();
+        let (members, roster, addr) = parts(group);
+        let drain = || while members.iter().any(|member| take(member).is_some()) {};
+        let storm = storm(
+            of(ip, addr),
+            CLIENTS,
+            |peer| roster.dial_packet::<reuseport::Std>(peer).unwrap(),
+            drain,
+        );
+        println!(
+            "measured: {name}: {CLIENTS} clients, {} datagrams of strangers: clients' sockets were chosen for {}, read {}",
+            storm.strange, storm.chosen, storm.foreign,
+        );
+        assert_eq!((storm.own, storm.foreign), (CLIENTS, 0));
+    }
+}
+
+/// What everybody does without this crate: bind, and connect.
+#[test]
+fn strangers_are_read_without_it() {
+    let group = Options::new().packet_group("127.0.0.1:0", 3).unwrap();
+    let (members, _roster, addr) = parts(group);
+    let drain = || while members.iter().any(|member| take(member).is_some()) {};
+    let storm = storm(
+        addr,
+        CLIENTS,
+        |peer| {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+            socket.set_reuse_port(true).unwrap();
+            socket.bind(&addr.into()).unwrap();
+            socket.connect(&peer.into()).unwrap();
+            socket.into()
+        },
+        drain,
+    );
+    println!(
+        "measured: bind and connect: {CLIENTS} clients, {} datagrams of strangers: clients' sockets read {}",
+        storm.strange, storm.foreign,
+    );
+    assert_eq!(storm.own, CLIENTS);
+}
