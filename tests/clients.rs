@@ -2,20 +2,20 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "util/clients.rs"]
+mod clients;
 #[macro_use]
 mod util;
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use clients::{of, open, parts, plain, take};
 use reuseport::{
-    ConnectionIds, Group, Instruction, Member, Options, Roster, Spread, Steering, Tokio, occupants,
-    packet_queue,
+    ConnectionIds, Instruction, Options, Roster, Spread, Steering, Tokio, occupants, packet_queue,
 };
-use rustix::net::RecvFlags;
 use socket2::{Domain, Socket, Type};
 use util::{Runtime, addr_of, ours};
 
@@ -24,41 +24,12 @@ on_every_runtime!(a_client_has_its_socket failures_are_sentences);
 /// What strangers send, which no client's socket may ever read.
 const STRANGE: &[u8] = b"strange";
 
-/// Reads from the socket of any runtime without waiting.
-fn take(socket: &impl AsFd) -> Option<Vec<u8>> {
-    let mut buf = [0; 64];
-    let (len, _) = rustix::net::recv(socket, &mut buf, RecvFlags::DONTWAIT).ok()?;
-    Some(buf[..len].to_vec())
-}
-
-fn open(addr: &str, weights: Vec<u32>) -> (Vec<UdpSocket>, Roster<UdpSocket>, SocketAddr) {
-    let n = weights.len();
-    let options = Options::new().steering(Steering::Weights(weights));
-    let group = options.packet_group(addr, n).unwrap();
-    parts(group)
-}
-
-fn parts(group: Group<UdpSocket>) -> (Vec<UdpSocket>, Roster<UdpSocket>, SocketAddr) {
-    let (roster, addr) = (group.roster(), group.local_addr());
-    let members = group.into_iter().map(Member::into_std);
-    let members: Vec<_> = members.collect();
-    for member in &members {
-        member.set_nonblocking(true).unwrap();
-    }
-    (members, roster, addr)
-}
-
-/// Where a client of the group sends to.
-fn of(ip: &str, addr: SocketAddr) -> SocketAddr {
-    (ip.parse::<IpAddr>().unwrap(), addr.port()).into()
-}
-
 /// For each kind of address: IPv4, IPv6, and every address with a client of each family.
 fn a_client_has_its_socket<R: Runtime>() {
     R::block_on(async {
         for (listen, ip) in [
             ("127.0.0.1:0", "127.0.0.1"),
-            ("[::1]:0", "::1"),
+            ("127.0.0.2:0", "127.0.0.2"),
             ("0.0.0.0:0", "127.0.0.1"),
             (":0", "127.0.0.1"),
             (":0", "::1"),
@@ -77,7 +48,7 @@ fn a_client_has_its_socket<R: Runtime>() {
             client.send_to(b"second", to).unwrap();
             let mut buf = [0; 64];
             let (len, peer) = R::recv_from(&socket, &mut buf).await.unwrap();
-            assert_eq!((&buf[..len], peer), (&b"second"[..], from));
+            assert_eq!((&buf[..len], plain(peer)), (&b"second"[..], plain(from)));
             R::send_to(&socket, b"answer", from).await.unwrap();
             assert_eq!(client.recv_from(&mut buf).unwrap(), (6, to));
             assert!(members.iter().all(|member| take(member).is_none()));
@@ -86,10 +57,7 @@ fn a_client_has_its_socket<R: Runtime>() {
             assert_eq!(roster.places(), [Some(0), Some(1), Some(2)]);
             let seen = occupants(addr.port()).unwrap();
             let peers = seen.iter().filter_map(|socket| socket.peer);
-            let peers: Vec<_> = peers
-                .map(|peer| (peer.ip().to_canonical(), peer.port()))
-                .collect();
-            assert_eq!(peers, [(from.ip().to_canonical(), from.port())]);
+            assert_eq!(peers.map(plain).collect::<Vec<_>>(), [plain(from)]);
 
             // What it leaves unread is lost with it, and what comes later is the members'.
             drop(socket);
@@ -127,6 +95,17 @@ fn failures_are_sentences<R: Runtime>() {
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             assert_eq!(error.addr(), Some(peer.parse().unwrap()));
         }
+        let (_members, v6, addr) = open("[::1]:0", vec![1, 1]);
+        let peer = "[::1]:9".parse().unwrap();
+        let error = v6.dial_packet::<R>(peer).map(drop).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cannot dial {peer} from {addr}: the group is on one IPv6 address, where the kernel does not \
+                 tell the socket from the members; open it on every address ([::])"
+            )
+        );
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
         // A client in IPv6 form is the IPv4 client.
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = addr_of(&client).port();
@@ -137,11 +116,11 @@ fn failures_are_sentences<R: Runtime>() {
 
 #[track_caller]
 fn refused(roster: &Roster<UdpSocket>, why: &str) {
-    let client = "127.0.0.1:9".parse().unwrap();
+    let client = "[::1]:9".parse().unwrap();
     let error = roster.dial_packet::<Tokio>(client).map(drop).unwrap_err();
     let ours = ours(&error);
     assert!(
-        ours.starts_with("cannot dial 127.0.0.1:9 from 127.0.0.1:"),
+        ours.starts_with("cannot dial [::1]:9 from [::]:"),
         "{error}"
     );
     assert!(ours.ends_with(why), "{error}");
@@ -152,7 +131,7 @@ fn refused(roster: &Roster<UdpSocket>, why: &str) {
 fn groups_that_do_not_choose_are_refused() {
     let queue = Options::new()
         .spread(Spread::Queue)
-        .packet_group("127.0.0.1:0", 2)
+        .packet_group(":0", 2)
         .unwrap();
     refused(
         &queue.roster(),
@@ -165,12 +144,12 @@ fn groups_that_do_not_choose_are_refused() {
         k: 0,
     };
     let program = Options::new().steering(Steering::Program(vec![first]));
-    let program = program.packet_group("127.0.0.1:0", 2).unwrap();
+    let program = program.packet_group(":0", 2).unwrap();
     refused(
         &program.roster(),
         "the group is steered by a program of the caller's, which may choose any place",
     );
-    let group = Options::new().packet_group("127.0.0.1:0", 1).unwrap();
+    let group = Options::new().packet_group(":0", 1).unwrap();
     let more = Options::new()
         .join(true)
         .packet_group(group.local_addr(), 1)
@@ -180,7 +159,7 @@ fn groups_that_do_not_choose_are_refused() {
     drop(more);
     let (members, roster, _) = parts(group);
     roster
-        .dial_packet::<reuseport::Std>("127.0.0.1:9".parse().unwrap())
+        .dial_packet::<reuseport::Std>("[::1]:9".parse().unwrap())
         .unwrap();
     drop(members);
     refused(&roster, "no member of its group is open");
@@ -262,8 +241,9 @@ fn strangers_are_never_read() {
             "127.0.0.1",
             Steering::ConnectionIds(ConnectionIds::at(0)),
         ),
-        ("[::1]:0", "::1", Steering::Weights(vec![1, 2, 3])),
+        ("0.0.0.0:0", "127.0.0.1", Steering::Hash),
         (":0", "127.0.0.1", Steering::Weights(vec![1, 2, 3])),
+        (":0", "::1", Steering::Hash),
     ] {
         let name = format!("{listen} {steering:?}");
         let group = Options::new()
@@ -287,26 +267,37 @@ fn strangers_are_never_read() {
 }
 
 /// What everybody does without this crate: bind, and connect.
+fn bind(to: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&to.into()).unwrap();
+    socket
+}
+
 #[test]
 fn strangers_are_read_without_it() {
     let group = Options::new().packet_group("127.0.0.1:0", 3).unwrap();
     let (members, _roster, addr) = parts(group);
     let drain = || while members.iter().any(|member| take(member).is_some()) {};
-    let storm = storm(
-        addr,
-        CLIENTS,
-        |peer| {
-            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-            socket.set_reuse_port(true).unwrap();
-            socket.bind(&addr.into()).unwrap();
-            socket.connect(&peer.into()).unwrap();
-            socket.into()
-        },
-        drain,
-    );
+    let connect = |peer: SocketAddr| {
+        let socket = bind(addr);
+        socket.connect(&peer.into()).unwrap();
+        socket.into()
+    };
+    let storm = storm(addr, CLIENTS, connect, drain);
     println!(
         "measured: bind and connect: {CLIENTS} clients, {} datagrams of strangers: clients' sockets read {}",
         storm.strange, storm.foreign,
     );
     assert_eq!(storm.own, CLIENTS);
+
+    // How many depends on how long it is bound and not connected.
+    let socket = bind(addr);
+    let strangers = [(); 100].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+    for stranger in &strangers {
+        stranger.send_to(STRANGE, addr).unwrap();
+    }
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(&addr_of(&client).into()).unwrap();
+    assert_eq!(util::until(|| take(&socket)), STRANGE);
 }

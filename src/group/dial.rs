@@ -7,8 +7,8 @@ use super::Roster;
 use super::state::{Stage, State};
 use super::table::Role;
 use crate::error::Error;
-use crate::open::addr::of_many;
-use crate::open::{Call, Opening, Prepared, Purpose};
+use crate::open::addr::{Place, of_many};
+use crate::open::{Call, Opening, Options, Purpose};
 use crate::runtime::{ReusePort, taken};
 use crate::steering::{Spread, Steering};
 use crate::sys::{self, Kind, Socket};
@@ -19,8 +19,8 @@ use crate::trace;
 pub(crate) struct Clients {
     /// Whether the program names all members that may be chosen, so that no other socket is.
     pub(super) are_apart: bool,
-    /// Whether the kernel keeps a socket in the group that connects; none before the first has.
-    linger: Option<bool>,
+    /// Whether the kernel looks for them before it asks the group.
+    are_found: bool,
 }
 
 impl Roster<UdpSocket> {
@@ -99,18 +99,58 @@ impl Roster<UdpSocket> {
         };
         let route = Route::new(local, peer);
         route.check()?;
-        if !sys::support().steers {
-            let why = "until it is connected a socket gets what others send to its port, and this system \
-                       cannot be told to choose another";
-            return Err(route.refused(io::ErrorKind::Unsupported, why));
+        if local.is_ipv4() {
+            self.let_be_found(&options, route)?;
         }
-        let opening = Opening::new(&options, Call::Group(Kind::Udp), local)?;
+        let opening = route.opening(&options)?;
         // The caller's hook runs here, and the lock is free.
-        let prepared = opening.prepare(Purpose::Dial, nonblocking)?;
+        let prepared = opening.prepare(Purpose::Dial, nonblocking);
+        let prepared = prepared.map_err(|error| route.without_v6(error))?;
         sys::only_from(prepared.lend(), &route.peer).map_err(|error| route.failed(error))?;
-        let socket = shared.state().admit_client(prepared, route)?;
+        let connect = || {
+            let socket = prepared.enter()?;
+            let connected = socket.connect(&mapped(route.peer));
+            connected.map_err(|error| route.failed(error))?;
+            Ok(socket)
+        };
+        let socket = match local.is_ipv4() {
+            true => connect(),
+            false => shared.state().admit_client(connect, route),
+        }?;
         trace::dialed(local, peer);
         Ok(socket)
+    }
+
+    /// Makes the kernel compare all sockets on the address, and not stop at the group.
+    ///
+    /// From Linux 6.13 on it looks for a socket with this peer first (kernel: udp4_lib_lookup4). Before, a
+    /// group remembers for ever that one of its sockets was connected (kernel: reuseport_has_conns_set).
+    fn let_be_found(&self, options: &Options, route: Route) -> Result<(), Error> {
+        let Route { local, .. } = route;
+        let shared = self.shared();
+        // Where the group is at every address, those at one are looked for first.
+        if local.ip().is_unspecified() || shared.state().clients.are_found {
+            return Ok(());
+        }
+        let failed = |error| route.failed(error);
+        if !sys::finds_by_peer(local.ip()).map_err(failed)? {
+            let opening = Opening::new(options, Call::Group(Kind::Udp), local)?;
+            let prepared = opening.prepare(Purpose::Dial, false)?;
+            sys::only_from(prepared.lend(), &local).map_err(failed)?;
+            let state = shared.state();
+            state.check_stage_of_clients(route)?;
+            prepared.enter()?.connect(&local).map_err(failed)?;
+        }
+        shared.state().clients.are_found = true;
+        Ok(())
+    }
+}
+
+/// An IPv4 address in IPv6 form, as IPv6 sockets have them.
+fn mapped(addr: SocketAddr) -> SocketAddr {
+    match addr.ip() {
+        IpAddr::V4(ip) => (ip.to_ipv6_mapped(), addr.port()).into(),
+        IpAddr::V6(_) => addr,
     }
 }
 
@@ -131,11 +171,23 @@ impl Route {
         Self { local, peer }
     }
 
-    /// The peer as a socket of the group's family connects to it.
-    fn connectable(self) -> SocketAddr {
-        match (self.local, self.peer.ip()) {
-            (SocketAddr::V6(_), IpAddr::V4(ip)) => (ip.to_ipv6_mapped(), self.peer.port()).into(),
-            _ => self.peer,
+    /// How a socket is opened that is not chosen for others before it is connected.
+    ///
+    /// To an IPv4 address the kernel prefers IPv4 sockets (kernel: compute_score). So an IPv6 socket that is
+    /// bound to one gets nothing beside a group, before it is connected. It is in no group with IPv4 sockets
+    /// either (kernel: udp_reuseport_add_sock): what joins the group later is not put beside a connected
+    /// socket, which would be the case with one of the same family from Linux 6.13 on.
+    fn opening(self, options: &Options) -> Result<Opening<'_>, Error> {
+        match self.local {
+            SocketAddr::V4(local) => {
+                let place = Place {
+                    addr: mapped(local.into()),
+                    only_v6: Some(false),
+                    or_v4: false,
+                };
+                Opening::on(options, Call::Group(Kind::Udp), place)
+            }
+            local => Opening::new(options, Call::Group(Kind::Udp), local),
         }
     }
 
@@ -151,6 +203,18 @@ impl Route {
         Error::refused(kind, self.what(), why.to_owned()).at(self.peer)
     }
 
+    /// Says why an IPv6 socket is asked for at all.
+    fn without_v6(self, error: Error) -> Error {
+        match sys::is_no_ipv6(error.io_error()) {
+            true => {
+                let why =
+                    "it takes an IPv6 socket, also for an IPv4 client, and this machine has none";
+                self.refused(io::ErrorKind::Unsupported, why)
+            }
+            false => error,
+        }
+    }
+
     fn failed(self, error: io::Error) -> Error {
         let why = sys::resource_reason(&error);
         Error::system(self.what(), error).at(self.peer).why(why)
@@ -158,6 +222,11 @@ impl Route {
 
     /// Refuses what is no client's address.
     fn check(self) -> Result<(), Error> {
+        if !sys::support().steers {
+            let why =
+                "until it is connected a socket gets what others send to its port, on this system";
+            return Err(self.refused(io::ErrorKind::Unsupported, why));
+        }
         let families = [self.local, self.peer].map(|addr| addr.is_ipv4());
         let is_every_v6 = self.local.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         let why = match of_many(self.peer.ip()) {
@@ -170,6 +239,13 @@ impl Route {
             None if of_many(self.local.ip()).is_some() => {
                 "the group is on an address of many, from which nothing is sent".to_owned()
             }
+            // From Linux 6.13 on what joins the group while a client has a socket would not be in the group,
+            // but beside that socket (kernel: udp_lib_hash4, udp_reuseport_add_sock).
+            None if self.local.is_ipv6() && !is_every_v6 => {
+                let why = "the group is on one IPv6 address, where the kernel does not tell the socket from \
+                           the members; open it on every address ([::])";
+                return Err(self.refused(io::ErrorKind::Unsupported, why));
+            }
             None => return Ok(()),
         };
         Err(self.invalid(&why))
@@ -177,37 +253,48 @@ impl Route {
 }
 
 impl State {
-    /// Lets a socket enter the kernel's group and leave it again as its last one, so that no member moves.
-    fn admit_client(&mut self, prepared: Prepared<'_>, route: Route) -> Result<Socket, Error> {
+    /// Lets a socket enter the kernel's group and leave it again as its last one, so that no member moves:
+    /// connect(2) binds it to one address, where the group is at every one (kernel: udp_lib_rehash).
+    fn admit_client(
+        &mut self,
+        connect: impl FnOnce() -> Result<Socket, Error>,
+        route: Route,
+    ) -> Result<Socket, Error> {
         self.check_clients(route)?;
+        self.check_stage_of_clients(route)?;
         self.set_apart(route)?;
-        let socket = prepared.enter()?;
-        let peer = route.connectable();
-        socket.connect(&peer).map_err(|error| route.failed(error))?;
-        self.let_go(&socket, route)?;
-        Ok(socket)
+        connect()
     }
 
     fn check_clients(&mut self, route: Route) -> Result<(), Error> {
         let is_open = self.via()?.is_some();
-        let is_opening = || !self.table.iter().any(|entry| entry.role == Role::Successor);
-        let why = match (self.stage, &self.steering) {
+        let why = match &self.steering {
             _ if self.spread == Spread::Queue => {
                 "the members of the group have one queue together, and no program chooses among them"
             }
-            (_, Steering::Program(_) | Steering::Ebpf(_)) => {
+            Steering::Program(_) | Steering::Ebpf(_) => {
                 "the group is steered by a program of the caller's, which may choose any place"
-            }
-            (Stage::Before, _) => "its group has not taken over yet",
-            (Stage::Passing | Stage::GivenAway, _) => "another process has taken its group over",
-            // Who is bound now stands behind this socket, and would move when it leaves the group.
-            (Stage::Lent, _) if is_opening() => {
-                let why = "the next process is opening its sockets; try again";
-                return Err(route.refused(io::ErrorKind::WouldBlock, why));
             }
             _ if self.is_stopping => "its group is stopping",
             _ if !is_open => "no member of its group is open",
             _ => return Ok(()),
+        };
+        Err(route.invalid(why))
+    }
+
+    /// Refuses what would move the members of another process, that stand behind this one's.
+    fn check_stage_of_clients(&self, route: Route) -> Result<(), Error> {
+        let why = match self.stage {
+            Stage::Ours => return Ok(()),
+            Stage::Lent => {
+                if self.table.iter().any(|entry| entry.role == Role::Successor) {
+                    return Ok(());
+                }
+                let why = "the next process is opening its sockets; try again";
+                return Err(route.refused(io::ErrorKind::WouldBlock, why));
+            }
+            Stage::Before => "its group has not taken over yet",
+            Stage::Passing | Stage::GivenAway => "another process has taken its group over",
         };
         Err(route.invalid(why))
     }
@@ -226,26 +313,5 @@ impl State {
         self.clients.are_apart = true;
         let programmed = self.program_strictly();
         programmed.inspect_err(|_| self.clients.are_apart = false)
-    }
-
-    /// Takes a connected socket out of the kernel's group, if it is still there.
-    fn let_go(&mut self, socket: &Socket, route: Route) -> Result<(), Error> {
-        let linger = match self.clients.linger {
-            Some(linger) => linger,
-            None => {
-                let dispatch = self.dispatch(&[], None)?;
-                sys::is_grouped(socket.lend(), &dispatch).map_err(|error| route.failed(error))?
-            }
-        };
-        self.clients.linger = Some(linger);
-        match linger {
-            false => Ok(()),
-            true => sys::ungroup(socket.lend()).map_err(|error| {
-                let why = "this kernel keeps a connected socket in its group, out of which only \
-                           CAP_NET_RAW can take it; Linux 6.13 does so by itself";
-                let error = route.failed(error).why(Some(why));
-                error.with_kind(io::ErrorKind::Unsupported)
-            }),
-        }
     }
 }

@@ -167,12 +167,8 @@ pub(crate) fn only_from(_: BorrowedFd<'_>, _: &SocketAddr) -> io::Result<()> {
     Err(cannot_steer())
 }
 
-pub(crate) fn is_grouped(_: BorrowedFd<'_>, _: &Dispatch<'_>) -> io::Result<bool> {
+pub(crate) fn finds_by_peer(_: std::net::IpAddr) -> io::Result<bool> {
     Ok(false)
-}
-
-pub(crate) fn ungroup(_: BorrowedFd<'_>) -> io::Result<()> {
-    Err(cannot_steer())
 }
 
 pub(crate) fn is_readable(_: BorrowedFd<'_>) -> io::Result<bool> {

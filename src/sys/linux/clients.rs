@@ -3,11 +3,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
+use std::sync::OnceLock;
 
-use super::drain::{hide, interface, show};
 use super::filter::Filter;
 use super::steer;
-use crate::sys::{Dispatch, Instruction};
+use crate::sys::{Instruction, Kind, Socket};
 
 /// Lets a socket get what this peer sends, and nothing else.
 ///
@@ -60,26 +60,26 @@ fn program(peer: &SocketAddr) -> Vec<Instruction> {
     program
 }
 
-/// Whether a socket of the group with that program still stands in it.
+/// Whether the kernel looks for a socket that is connected to the sender before it asks a group: from Linux
+/// 6.13 on, where a socket leaves its group by connect(2) (kernel: udp_lib_hash4).
 ///
-/// Only such a socket takes a program (kernel: reuseport_attach_prog); that the group has already changes
-/// nothing.
-pub(crate) fn is_grouped(fd: BorrowedFd<'_>, dispatch: &Dispatch<'_>) -> io::Result<bool> {
-    match steer::dispatch(fd, dispatch) {
-        Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
-        Err(error) => Err(error),
+/// Asked with a socket that is connected to itself, on an address of this machine. What is in no group takes
+/// no program (kernel: reuseport_attach_prog).
+pub(crate) fn finds_by_peer(ip: IpAddr) -> io::Result<bool> {
+    static FINDS: OnceLock<bool> = OnceLock::new();
+    if let Some(finds) = FINDS.get() {
+        return Ok(*finds);
     }
-}
-
-/// Takes a connected socket out of its group, where connect(2) has not done it.
-///
-/// From Linux 6.13 on it has (kernel: udp_lib_hash4), and on any version where the group is at every address
-/// (kernel: udp_lib_rehash). Elsewhere a change of the interface does, and the way back takes CAP_NET_RAW.
-pub(crate) fn ungroup(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let own = interface(fd).unwrap_or(0);
-    hide(fd)?;
-    show(fd, own)
+    let socket = Socket::new(Kind::Udp, &(ip, 0).into(), false)?;
+    socket.set_reuse_port()?;
+    socket.bind(&(ip, 0).into())?;
+    socket.connect(&socket.local_addr()?)?;
+    let finds = match steer::attach(socket.lend(), &[steer::TO_THE_HASH]) {
+        Ok(()) => false,
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => true,
+        Err(error) => return Err(error),
+    };
+    Ok(*FINDS.get_or_init(|| finds))
 }
 
 #[cfg(all(test, target_os = "linux"))]

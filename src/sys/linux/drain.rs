@@ -37,11 +37,6 @@ pub(crate) fn hide(fd: BorrowedFd<'_>) -> io::Result<()> {
     set_option(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &NOWHERE)
 }
 
-/// Binds a socket that is hidden to the interface that it had, 0 for none. It takes CAP_NET_RAW.
-pub(super) fn show(fd: BorrowedFd<'_>, interface: u32) -> io::Result<()> {
-    set_option(fd, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &interface)
-}
-
 /// Not without a privilege where the socket is restricted to a device or before Linux 5.7, and not before
 /// Linux 5.1.
 pub(crate) fn can_hide(fd: BorrowedFd<'_>) -> bool {
