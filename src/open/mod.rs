@@ -2,6 +2,7 @@
 
 pub(crate) mod addr;
 pub(crate) mod adopt;
+mod both;
 mod call;
 mod hook;
 mod likeness;
@@ -18,6 +19,7 @@ use crate::steering::Steering;
 use crate::sys::{self, Kind, Socket};
 use addr::Place;
 pub use addr::{Family, ToAddr};
+pub(crate) use both::both;
 pub(crate) use call::Call;
 use hook::Spoilt;
 use likeness::Likeness;
