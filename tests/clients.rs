@@ -14,10 +14,11 @@ use std::thread;
 
 use clients::{of, open, parts, plain, take};
 use reuseport::{
-    ConnectionIds, Instruction, Options, Roster, Spread, Steering, Tokio, occupants, packet_queue,
+    ConnectionIds, Group, Instruction, Options, Roster, Spread, Std, Steering, Tokio, occupants,
+    packet_queue,
 };
 use socket2::{Domain, Socket, Type};
-use util::{Runtime, addr_of, ours};
+use util::{Runtime, addr_of, in_namespace, int_option, ours};
 
 on_every_runtime!(a_client_has_its_socket failures_are_sentences);
 
@@ -159,10 +160,65 @@ fn groups_that_do_not_choose_are_refused() {
     drop(more);
     let (members, roster, _) = parts(group);
     roster
-        .dial_packet::<reuseport::Std>("[::1]:9".parse().unwrap())
+        .dial_packet::<Std>("[::1]:9".parse().unwrap())
         .unwrap();
     drop(members);
     refused(&roster, "no member of its group is open");
+}
+
+/// It has what the group's sockets were opened with, also where they were opened elsewhere.
+#[test]
+fn it_has_the_options_of_the_group() {
+    in_namespace("options of clients' sockets", || {
+        // As in many containers; IPv4 in IPv6 form is no IPv6.
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+        std::fs::write("/proc/sys/net/ipv6/bindv6only", "1").unwrap();
+        for addr in ["127.0.0.1:4000", "0.0.0.0:4001"] {
+            let options = Options::new().device("lo").before_bind(|fd| {
+                let socket = socket2::SockRef::from(&fd);
+                socket.set_freebind_v4(true)?;
+                socket.set_tos_v4(0x10)
+            });
+            let opened = options.packet_group(addr, 2).unwrap();
+            let to: SocketAddr = addr.parse().unwrap();
+            let to = of("127.0.0.1", to);
+            let elsewhere = [options.join(true).listen_packet::<Std>(addr).unwrap()];
+            let adopted = Group::<UdpSocket>::adopt(elsewhere).unwrap();
+            for roster in [opened.roster(), adopted.roster()] {
+                let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+                let socket = roster.dial_packet::<Std>(addr_of(&client)).unwrap();
+                for (option, value) in [(libc::IP_TOS, 0x10), (libc::IP_FREEBIND, 1)] {
+                    assert_eq!(int_option(&socket, libc::IPPROTO_IP, option), value);
+                }
+                assert_ne!(
+                    int_option(&socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX),
+                    0
+                );
+                let send = || assert!(client.send_to(b"own", to).is_ok());
+                assert_eq!(util::until_sent(send, || take(&socket)).0, b"own");
+                socket.send(b"answer").unwrap();
+                assert_eq!(client.recv_from(&mut [0; 8]).unwrap(), (6, to));
+            }
+        }
+    });
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[test]
+fn without_ipv6_it_says_so() {
+    let group = Options::new().packet_group("127.0.0.1:0", 1).unwrap();
+    let addr = group.local_addr();
+    util::on_thread(|| {
+        util::answer(libc::SYS_socket, &[(0, libc::AF_INET6)], libc::EAFNOSUPPORT);
+        let client = "127.0.0.1:9".parse().unwrap();
+        let error = group.roster().dial_packet::<Std>(client).unwrap_err();
+        let why = "it takes an IPv6 socket, also for an IPv4 client, and this machine has none";
+        assert_eq!(
+            error.to_string(),
+            format!("cannot dial {client} from {addr}: {why}")
+        );
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    });
 }
 
 /// Clients' sockets that are opened while strangers send without a pause.
@@ -254,7 +310,7 @@ fn strangers_are_never_read() {
         let storm = storm(
             of(ip, addr),
             CLIENTS,
-            |peer| roster.dial_packet::<reuseport::Std>(peer).unwrap(),
+            |peer| roster.dial_packet::<Std>(peer).unwrap(),
             drain,
         );
         println!(

@@ -112,7 +112,9 @@ impl Options {
 
     /// Opens `n` UDP sockets on one port, all or none.
     ///
-    /// As [`group`](Self::group). Never connect(2) a member: the kernel takes it out of the group.
+    /// As [`group`](Self::group). Never connect(2) a member: the kernel takes it out of the group. A
+    /// socket that is connected to one client is opened by
+    /// [`Roster::dial_packet`](crate::Roster::dial_packet).
     ///
     /// ```
     /// # #[cfg(feature = "std")] {

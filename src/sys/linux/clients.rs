@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 
 use super::filter::Filter;
 use super::steer;
-use crate::sys::{Instruction, Kind, Socket};
+use crate::sys::unix::set_option;
+use crate::sys::{Instruction, Kind, Socket, unsupported};
 
 /// Lets a socket get what this peer sends, and nothing else.
 ///
@@ -64,7 +65,7 @@ fn program(peer: &SocketAddr) -> Vec<Instruction> {
 /// 6.13 on, where a socket leaves its group by connect(2) (kernel: udp_lib_hash4).
 ///
 /// Asked with a socket that is connected to itself, on an address of this machine. What is in no group takes
-/// no program (kernel: reuseport_attach_prog).
+/// no program (kernel: reuseport_attach_prog). An error before Linux 5.3, where a group is always asked first.
 pub(crate) fn finds_by_peer(ip: IpAddr) -> io::Result<bool> {
     static FINDS: OnceLock<bool> = OnceLock::new();
     if let Some(finds) = FINDS.get() {
@@ -75,7 +76,19 @@ pub(crate) fn finds_by_peer(ip: IpAddr) -> io::Result<bool> {
     socket.bind(&(ip, 0).into())?;
     socket.connect(&socket.local_addr()?)?;
     let finds = match steer::attach(socket.lend(), &[steer::TO_THE_HASH]) {
-        Ok(()) => false,
+        // It came with Linux 5.3, as did the look at connected sockets beside a group (commit acdcecc61285).
+        Ok(()) => match set_option(
+            socket.lend(),
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_REUSEPORT_BPF,
+            &0_i32,
+        ) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+                let why = "this kernel asks a group before it looks at connected sockets";
+                return Err(unsupported(why));
+            }
+            Ok(()) | Err(_) => false,
+        },
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => true,
         Err(error) => return Err(error),
     };
