@@ -9,21 +9,12 @@ mod util;
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 
 use clients::{of, open, parts, plain, take};
-use reuseport::{
-    ConnectionIds, Group, Instruction, Options, Roster, Spread, Std, Steering, Tokio, occupants,
-    packet_queue,
-};
-use socket2::{Domain, Socket, Type};
+use reuseport::{Group, Instruction, Options, Roster, Spread, Std, Steering, Tokio, occupants};
 use util::{Runtime, addr_of, in_namespace, int_option, ours};
 
 on_every_runtime!(a_client_has_its_socket failures_are_sentences);
-
-/// What strangers send, which no client's socket may ever read.
-const STRANGE: &[u8] = b"strange";
 
 /// For each kind of address: IPv4, IPv6, and every address with a client of each family.
 fn a_client_has_its_socket<R: Runtime>() {
@@ -203,6 +194,41 @@ fn it_has_the_options_of_the_group() {
     });
 }
 
+/// As long as a client has a socket the port is in use, also when all members are closed.
+#[test]
+fn the_port_is_free_when_all_are_closed() {
+    in_namespace("when a port is free again", || {
+        for listen in ["127.0.0.1:4000", ":4000"] {
+            let group = Options::new().packet_group(listen, 2).unwrap();
+            let (addr, roster) = (group.local_addr(), group.roster());
+            let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let socket = roster.dial_packet::<Std>(addr_of(&client)).unwrap();
+            drop(group);
+            let error = Options::new().packet_group(addr, 2).map(drop).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AddrInUse);
+            let why = "another socket holds it";
+            assert_eq!(
+                ours(&error),
+                format!("cannot open a new group on {addr}: {why}")
+            );
+            // The client is served all the same.
+            let send = || assert!(client.send_to(b"own", of("127.0.0.1", addr)).is_ok());
+            assert_eq!(util::until_sent(send, || take(&socket)).0, b"own");
+            let shared = Options::new().listen_packet::<Std>(addr).unwrap();
+            drop((socket, shared));
+            Options::new().packet_group(addr, 2).map(drop).unwrap();
+        }
+    });
+}
+
+#[test]
+fn no_privilege_is_needed() {
+    util::as_user(65_534, "clients' sockets without a privilege", || {
+        a_client_has_its_socket::<Std>();
+        a_client_has_its_socket::<Tokio>();
+    });
+}
+
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[test]
 fn without_ipv6_it_says_so() {
@@ -219,140 +245,4 @@ fn without_ipv6_it_says_so() {
         );
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     });
-}
-
-/// Clients' sockets that are opened while strangers send without a pause.
-struct Storm {
-    /// What strangers sent, and how often a client's socket was chosen for it.
-    strange: usize,
-    chosen: usize,
-    /// What clients' sockets read: of their client, and of strangers.
-    own: usize,
-    foreign: usize,
-}
-
-/// `connect` opens a client's socket; the members are read by `drain` all the time.
-fn storm(
-    to: SocketAddr,
-    clients: usize,
-    connect: impl Fn(SocketAddr) -> UdpSocket,
-    drain: impl Fn() + Sync,
-) -> Storm {
-    let (over, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                let strangers = [(); 64].map(|()| UdpSocket::bind((to.ip(), 0)).unwrap());
-                while !over.load(Ordering::Relaxed) {
-                    for stranger in &strangers {
-                        sent.fetch_add(
-                            stranger.send_to(STRANGE, to).is_ok().into(),
-                            Ordering::Relaxed,
-                        );
-                    }
-                    drain();
-                }
-            });
-        }
-        util::until(|| (sent.load(Ordering::Relaxed) > 1000).then_some(()));
-        let mut storm = Storm {
-            strange: 0,
-            chosen: 0,
-            own: 0,
-            foreign: 0,
-        };
-        for _ in 0..clients {
-            let client = UdpSocket::bind((to.ip(), 0)).unwrap();
-            let socket = connect(addr_of(&client));
-            // What a stranger's processor is at arrives before this.
-            let send = || assert!(client.send_to(b"own", to).is_ok());
-            util::until_sent(send, || {
-                let read = take(&socket)?;
-                storm.foreign += usize::from(read == STRANGE);
-                (read == b"own").then_some(())
-            });
-            storm.own += 1;
-            while let Some(read) = take(&socket) {
-                storm.foreign += usize::from(read == STRANGE);
-            }
-            storm.chosen += packet_queue(&socket).unwrap().drops as usize;
-        }
-        over.store(true, Ordering::Relaxed);
-        storm.strange = sent.load(Ordering::Relaxed);
-        storm
-    })
-}
-
-const CLIENTS: usize = 500;
-
-#[test]
-fn strangers_are_never_read() {
-    for (listen, ip, steering) in [
-        ("127.0.0.1:0", "127.0.0.1", Steering::Weights(vec![1, 2, 3])),
-        ("127.0.0.1:0", "127.0.0.1", Steering::Hash),
-        ("127.0.0.1:0", "127.0.0.1", Steering::Cpu),
-        (
-            "127.0.0.1:0",
-            "127.0.0.1",
-            Steering::ConnectionIds(ConnectionIds::at(0)),
-        ),
-        ("0.0.0.0:0", "127.0.0.1", Steering::Hash),
-        (":0", "127.0.0.1", Steering::Weights(vec![1, 2, 3])),
-        (":0", "::1", Steering::Hash),
-    ] {
-        let name = format!("{listen} {steering:?}");
-        let group = Options::new()
-            .steering(steering)
-            .packet_group(listen, 3)
-            .unwrap();
-        let (members, roster, addr) = parts(group);
-        let drain = || while members.iter().any(|member| take(member).is_some()) {};
-        let storm = storm(
-            of(ip, addr),
-            CLIENTS,
-            |peer| roster.dial_packet::<Std>(peer).unwrap(),
-            drain,
-        );
-        println!(
-            "measured: {name}: {CLIENTS} clients, {} datagrams of strangers: clients' sockets were chosen for {}, read {}",
-            storm.strange, storm.chosen, storm.foreign,
-        );
-        assert_eq!((storm.own, storm.foreign), (CLIENTS, 0));
-    }
-}
-
-/// What everybody does without this crate: bind, and connect.
-fn bind(to: SocketAddr) -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
-    socket.set_reuse_port(true).unwrap();
-    socket.bind(&to.into()).unwrap();
-    socket
-}
-
-#[test]
-fn strangers_are_read_without_it() {
-    let group = Options::new().packet_group("127.0.0.1:0", 3).unwrap();
-    let (members, _roster, addr) = parts(group);
-    let drain = || while members.iter().any(|member| take(member).is_some()) {};
-    let connect = |peer: SocketAddr| {
-        let socket = bind(addr);
-        socket.connect(&peer.into()).unwrap();
-        socket.into()
-    };
-    let storm = storm(addr, CLIENTS, connect, drain);
-    println!(
-        "measured: bind and connect: {CLIENTS} clients, {} datagrams of strangers: clients' sockets read {}",
-        storm.strange, storm.foreign,
-    );
-    assert_eq!(storm.own, CLIENTS);
-
-    // How many depends on how long it is bound and not connected.
-    let socket = bind(addr);
-    let strangers = [(); 100].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
-    for stranger in &strangers {
-        stranger.send_to(STRANGE, addr).unwrap();
-    }
-    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.connect(&addr_of(&client).into()).unwrap();
-    assert_eq!(util::until(|| take(&socket)), STRANGE);
 }

@@ -101,6 +101,31 @@ fn an_ipv6_socket_that_is_only_bound_gets_nothing_of_ipv4() {
     }
 }
 
+/// A program of the caller's decides again when it is set, and then clients get no sockets.
+#[test]
+fn the_way_to_choose_can_change() {
+    let (members, roster, addr) = parts(Options::new().packet_group(":0", 3).unwrap());
+    let to = of("::1", addr);
+    let dial = || roster.dial_packet::<Std>(of("::1", addr));
+    dial().unwrap();
+    let third = Instruction {
+        code: 0x06,
+        jt: 0,
+        jf: 0,
+        k: 2,
+    };
+    roster.steer(&Steering::Program(vec![third])).unwrap();
+    let none = UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert_eq!(flows(to, &members, &none), (vec![0, 0, 200], 0));
+    assert!(dial().is_err());
+    roster.steer(&Steering::Hash).unwrap();
+    dial().unwrap();
+    let bound = Options::new().join(true).packet_group(addr, 1).unwrap();
+    let (read, chosen) = flows(to, &members, &parts(bound).0[0]);
+    assert!(read.iter().all(|read| *read > 0), "{read:?}");
+    assert_eq!(chosen, 0);
+}
+
 /// Members keep their places and their flows while clients' sockets come and go, and other members too.
 #[test]
 fn members_are_not_disturbed() {
