@@ -95,8 +95,9 @@ impl Roster<UdpSocket> {
     /// | [`InvalidInput`](io::ErrorKind::InvalidInput) | the group is steered by a [`Program`](Steering::Program) or [`Ebpf`](Steering::Ebpf) of the caller's, which may choose any place; its members have [one queue](Spread::Queue); a socket that it did not open shares the port; it is stopping, has no open member, or is another process's now or still |
     /// | [`WouldBlock`](io::ErrorKind::WouldBlock) | the next process of a generation is just opening its sockets, which takes milliseconds |
     ///
-    /// Before Linux 6.13 the last two rows hold for one IPv4 address too where another process has the group
-    /// or is about to, and the first call on a group may cost others a datagram, within microseconds.
+    /// Before Linux 6.13 these hold for one IPv4 address too where another process has the group or is about to.
+    /// There others can lose a datagram by the first call on a group, within microseconds, and others behind the
+    /// client's own address by each call, within nanoseconds.
     ///
     /// As [`join`](Self::join) and connect(2) besides.
     ///
