@@ -142,6 +142,14 @@ pub(crate) fn hide(_: BorrowedFd<'_>) -> io::Result<()> {
     Err(cannot_steer())
 }
 
+pub(crate) fn only_from(_: BorrowedFd<'_>, _: &SocketAddr) -> io::Result<()> {
+    Err(cannot_steer())
+}
+
+pub(crate) fn finds_by_peer(_: std::net::IpAddr) -> io::Result<bool> {
+    Ok(false)
+}
+
 pub(crate) fn can_hide(_: BorrowedFd<'_>) -> bool {
     false
 }
@@ -161,14 +169,6 @@ pub(crate) fn remove(_: Kind, _: BorrowedFd<'_>) -> bool {
 
 pub(crate) fn set_alone(_: BorrowedFd<'_>, _: bool) -> io::Result<()> {
     Err(cannot_steer())
-}
-
-pub(crate) fn only_from(_: BorrowedFd<'_>, _: &SocketAddr) -> io::Result<()> {
-    Err(cannot_steer())
-}
-
-pub(crate) fn finds_by_peer(_: std::net::IpAddr) -> io::Result<bool> {
-    Ok(false)
 }
 
 pub(crate) fn is_readable(_: BorrowedFd<'_>) -> io::Result<bool> {
