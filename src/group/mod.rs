@@ -13,6 +13,7 @@ mod balancer;
 mod balancing;
 mod count;
 mod departures;
+mod dial;
 mod drain;
 mod guarantee;
 mod job;

@@ -4,7 +4,8 @@ use std::net::{TcpListener, UdpSocket};
 
 use super::{Group, Member, Socket};
 use crate::error::Error;
-use crate::open::{Call, Opening, Options, Purpose, ToAddr};
+use crate::open::addr::Target;
+use crate::open::{Call, Opening, Options, Purpose, ToAddr, both};
 use crate::steering::{Spread, Steering};
 use crate::sys::{self, Kind};
 use crate::trace;
@@ -111,7 +112,9 @@ impl Options {
 
     /// Opens `n` UDP sockets on one port, all or none.
     ///
-    /// As [`group`](Self::group). Never connect(2) a member: the kernel takes it out of the group.
+    /// As [`group`](Self::group). Never connect(2) a member: the kernel takes it out of the group. A
+    /// socket that is connected to one client is opened by
+    /// [`Roster::dial_packet`](crate::Roster::dial_packet).
     ///
     /// ```
     /// # #[cfg(feature = "std")] {
@@ -128,5 +131,44 @@ impl Options {
     /// As [`group`](Self::group).
     pub fn packet_group(&self, addr: impl ToAddr, n: usize) -> Result<Group<UdpSocket>, Error> {
         open(self, Call::Group(Kind::Udp), addr, n).inspect_err(trace::refused)
+    }
+    /// Opens `n` TCP listeners and `n` UDP sockets on one port number, all or none.
+    ///
+    /// For port 0 it is a number that no other socket has, of either protocol. Otherwise it is
+    /// [`group`](Self::group) and [`packet_group`](Self::packet_group) on that port. Each group has its
+    /// own roster. [`backlog`](Self::backlog) is for TCP alone, and
+    /// [`ConnectionIds`](Steering::ConnectionIds) for UDP alone.
+    ///
+    /// ```
+    /// # #[cfg(feature = "std")] {
+    /// use reuseport::Options;
+    ///
+    /// let (listeners, sockets) = Options::new().group_both("localhost:0", 4)?;
+    /// assert_eq!(listeners.local_addr(), sockets.local_addr());
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`group`](Self::group). [`AddrInUse`](std::io::ErrorKind::AddrInUse) for port 0 where UDP
+    /// sockets have all ports that were tried, which are 64 at most.
+    pub fn group_both(
+        &self,
+        addr: impl ToAddr,
+        n: usize,
+    ) -> Result<(Group<TcpListener>, Group<UdpSocket>), Error> {
+        let [tcp, mut udp] = self.for_both();
+        let listen = |target: Target| {
+            let group = open(&tcp, Call::Group(Kind::Tcp), target, n)?;
+            let addr = group.local_addr();
+            Ok((group, addr))
+        };
+        let target = addr.target().inspect_err(trace::refused)?;
+        udp.join &= target.port() != 0;
+        let listen_packet = |target: Target, _| open(&udp, Call::Group(Kind::Udp), target, n);
+        // Of a group whose port is not free for UDP, one member keeps the port.
+        let keep = |group: Group<TcpListener>| group.into_iter().next();
+        both(self, target, listen, listen_packet, keep).inspect_err(trace::refused)
     }
 }

@@ -59,7 +59,11 @@ impl State {
         dispatched.map_err(|error| self.refused(error))
     }
 
-    fn dispatch(&self, moved: &[Id], only: Option<usize>) -> Result<Dispatch<'_>, Error> {
+    pub(super) fn dispatch(
+        &self,
+        moved: &[Id],
+        only: Option<usize>,
+    ) -> Result<Dispatch<'_>, Error> {
         let invalid = |why| self.invalid(why);
         if let Some(place) = only {
             let seat = Seat {
@@ -81,6 +85,7 @@ impl State {
         let is_whole = |entry: &Entry<Sock>| gets(entry) || entry.role == Role::Stranger;
         let whole = self.stage == Stage::Ours
             && !self.wary
+            && !(self.clients.are_apart && self.steering.is_ours())
             && moved.is_empty()
             && self.table.iter().all(is_whole);
         let unknown = || self.table.iter().filter(|entry| !entry.exact);

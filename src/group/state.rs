@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::dial::Clients;
 use super::sock::Sock;
 use super::table::{Entry, Id, Role, Table};
 use crate::error::Error;
@@ -34,6 +35,7 @@ pub(crate) struct State {
     /// What the loads leave each member of what is new, beside the others; none where they do not count.
     pub(super) loads: Option<BTreeMap<Id, u32>>,
     pub(super) stage: Stage,
+    pub(super) clients: Clients,
     /// How often members that are leaving may have got what is new: no other was left, or one was gone
     /// without a word, and another stood in its place.
     pub(super) surprises: u64,
@@ -81,6 +83,7 @@ impl State {
             cpus: Vec::new(),
             loads: None,
             stage: Stage::Ours,
+            clients: Clients::default(),
             surprises: 0,
             wary: false,
             is_stopping: false,

@@ -106,6 +106,21 @@ pub(crate) struct Place {
 }
 
 impl Target {
+    pub(crate) fn port(self) -> u16 {
+        match self {
+            Self::Exact(addr) => addr.port(),
+            Self::Localhost(port) | Self::Every(port) => port,
+        }
+    }
+
+    pub(crate) fn with_port(mut self, port: u16) -> Self {
+        match &mut self {
+            Self::Exact(addr) => addr.set_port(port),
+            Self::Localhost(own) | Self::Every(own) => *own = port,
+        }
+        self
+    }
+
     /// The one address that a socket of this family binds to.
     pub(crate) fn place(self, family: Family) -> Result<Place, Error> {
         let v4 = |ip, port| Place {

@@ -2,6 +2,7 @@
 
 pub(crate) mod addr;
 pub(crate) mod adopt;
+mod both;
 mod call;
 mod hook;
 mod likeness;
@@ -18,6 +19,7 @@ use crate::steering::Steering;
 use crate::sys::{self, Kind, Socket, meet};
 use addr::Place;
 pub use addr::{Family, ToAddr};
+pub(crate) use both::both;
 pub(crate) use call::Call;
 use hook::Spoilt;
 use likeness::Likeness;
@@ -252,6 +254,11 @@ impl<'a> Opening<'a> {
 }
 
 impl Prepared<'_> {
+    /// For an option that only one call sets.
+    pub(crate) fn lend(&self) -> sys::BorrowedFd<'_> {
+        self.socket.lend()
+    }
+
     /// Binds and listens: from here on the socket stands in the kernel's group.
     ///
     /// It calls nothing of the caller and waits for nothing, so it may be called under a lock.

@@ -21,6 +21,9 @@ use crate::sys::BorrowedFd;
 /// | [`spread`](Self::spread), [`steering`](Self::steering) | | | | yes | yes | yes | yes |
 /// | [`rendezvous`](Self::rendezvous) | | | | | | yes | yes |
 ///
+/// [`listen_both`](Self::listen_both) has those of `listen`, and [`group_both`](Self::group_both) those of
+/// `group`. A [client's socket](crate::Roster::dial_packet) has those of its group.
+///
 /// ```
 /// # #[cfg(feature = "std")] {
 /// use reuseport::{Family, Options, Std};

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::{Net, ReusePort, dial, taken};
 use crate::error::Error;
 use crate::open::addr::sealed::ToAddr as _;
-use crate::open::{Call, Opening, Options, Purpose, ToAddr};
+use crate::open::{Call, Opening, Options, Purpose, ToAddr, both};
 use crate::sys::{Kind, Socket};
 use crate::trace;
 
@@ -78,6 +78,59 @@ impl Options {
     pub fn listen_packet<R: ReusePort>(&self, addr: impl ToAddr) -> Result<R::UdpSocket, Error> {
         let socket = self.open(Kind::Udp, addr, R::NONBLOCKING)?;
         taken(R::udp_socket(socket.into_udp()))
+    }
+
+    /// Opens a TCP listener and a UDP socket on one port number, as servers of HTTP/3 and DNS need.
+    ///
+    /// For port 0 it is a number that no other socket has, of either protocol. Otherwise it is
+    /// [`listen`](Self::listen) and [`listen_packet`](Self::listen_packet) on that port: both or none.
+    /// [`backlog`](Self::backlog) is for TCP alone. For a group of each there is
+    /// [`group_both`](Self::group_both).
+    ///
+    /// ```
+    /// # #[cfg(feature = "std")] {
+    /// use reuseport::{Options, Std};
+    ///
+    /// let (listener, socket) = Options::new().listen_both::<Std>("localhost:0")?;
+    /// assert_eq!(listener.local_addr()?, socket.local_addr()?);
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`listen`](Self::listen). [`AddrInUse`](std::io::ErrorKind::AddrInUse) for port 0 where UDP
+    /// sockets have all ports that were tried, which are 64 at most.
+    ///
+    /// # Panics
+    ///
+    /// Where the runtime panics: see its marker type.
+    pub fn listen_both<R: ReusePort>(
+        &self,
+        addr: impl ToAddr,
+    ) -> Result<(R::TcpListener, R::UdpSocket), Error> {
+        let [tcp, udp] = self.for_both();
+        let listen = |target| {
+            let opening = Opening::new(&tcp, Call::Listen(Kind::Tcp), target)?;
+            let socket = opening.open(Purpose::Share, R::NONBLOCKING)?;
+            let addr = opening.settled(&socket)?.addr();
+            Ok((socket, addr))
+        };
+        let listen_packet = |target, is_new| {
+            let opening = Opening::new(&udp, Call::Listen(Kind::Udp), target)?;
+            let purpose = if is_new {
+                Purpose::Found
+            } else {
+                Purpose::Share
+            };
+            opening.open(purpose, R::NONBLOCKING)
+        };
+        let open = || both(self, addr.target()?, listen, listen_packet, |kept| kept);
+        let (listener, socket) = open().inspect_err(trace::refused)?;
+        trace::opened(Kind::Tcp, &listener.lend());
+        trace::opened(Kind::Udp, &socket.lend());
+        let listener = taken(R::tcp_listener(listener.into_listener()))?;
+        Ok((listener, taken(R::udp_socket(socket.into_udp()))?))
     }
 
     /// One socket that shares its port.

@@ -188,6 +188,11 @@ impl Steering {
         matches!(self, Self::Cpu | Self::Weights(_) | Self::ConnectionIds(_))
     }
 
+    /// Whether the crate writes the program, and no caller does.
+    pub(crate) fn is_ours(&self) -> bool {
+        !matches!(self, Self::Program(_) | Self::Ebpf(_))
+    }
+
     /// Whether a flow of datagrams is bound to its member, also when that is leaving.
     pub(crate) fn keeps_flows(&self) -> bool {
         matches!(self, Self::ConnectionIds(_))

@@ -32,6 +32,8 @@
 //!   has been done.
 //! - `remove(Kind, BorrowedFd) -> bool`: takes a socket out of its group at once.
 //! - `set_alone(BorrowedFd, bool)`: lets a listener be found without its group.
+//! - `only_from(BorrowedFd, &SocketAddr)`: lets a UDP socket get what one peer sends, and nothing else.
+//! - `finds_by_peer(IpAddr) -> io::Result<bool>`: whether a connected UDP socket is looked for before a group.
 //! - `is_readable(BorrowedFd) -> io::Result<bool>`: whether something is in its queue.
 //! - `barrier(Duration) -> bool`: waits until all packets that are being delivered have been.
 //! - `migrates() -> bool`: whether the kernel hands a closing listener's queue to its group.
@@ -118,9 +120,9 @@ cfg_if::cfg_if! {
 
 pub(crate) use control::{
     Descriptors, Likeness, Look, Queues, Weak, barrier, blame, can_hide, cannot_steer, cpus,
-    dispatch, dispatch_reason, explain, explain_socket, hide, interface, is_hidden, is_nobody,
-    is_readable, migrates, namespace, occupants, owner, packet_queue, process_name, queue,
-    receivers, remove, set_alone, steers,
+    dispatch, dispatch_reason, explain, explain_socket, finds_by_peer, hide, interface, is_hidden,
+    is_nobody, is_readable, migrates, namespace, occupants, only_from, owner, packet_queue,
+    process_name, queue, receivers, remove, set_alone, steers,
 };
 #[cfg(fuzzing)]
 pub(crate) use linux::fuzz;

@@ -143,6 +143,14 @@ pub(crate) fn hide(_: BorrowedFd<'_>) -> io::Result<()> {
     Err(cannot_steer())
 }
 
+pub(crate) fn only_from(_: BorrowedFd<'_>, _: &SocketAddr) -> io::Result<()> {
+    Err(cannot_steer())
+}
+
+pub(crate) fn finds_by_peer(_: std::net::IpAddr) -> io::Result<bool> {
+    Ok(false)
+}
+
 pub(crate) fn can_hide(_: BorrowedFd<'_>) -> bool {
     false
 }

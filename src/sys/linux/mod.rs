@@ -8,6 +8,7 @@
 ))]
 mod answer;
 mod barrier;
+mod clients;
 mod descriptors;
 mod diag;
 mod drain;
@@ -36,6 +37,7 @@ use std::io;
 use std::net::SocketAddr;
 
 pub(crate) use barrier::barrier;
+pub(crate) use clients::{finds_by_peer, only_from};
 pub(crate) use drain::{
     can_hide, hide, interface, is_hidden, is_readable, migrates, remove, set_alone,
 };
