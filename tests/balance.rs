@@ -4,6 +4,8 @@
 
 #[path = "util/members.rs"]
 mod members;
+#[path = "util/strace.rs"]
+mod strace;
 mod util;
 
 use std::io::ErrorKind;
@@ -60,6 +62,29 @@ fn nothing_is_attached_while_nothing_changes() {
         loads.iter().for_each(|load| load.set(usize::MAX));
         assert_eq!(steps(&mut balancer, 20), 2);
     }
+}
+
+/// The queues of all members are asked for by one call, as long as nothing waits there.
+#[test]
+fn a_step_makes_few_system_calls() {
+    const STEPS: usize = 100;
+    let calls = strace::calls("a_step_makes_few_system_calls", || {
+        let open = open(&Options::new(), 16);
+        let mut balancer = open.roster.balance().unwrap();
+        balancer.step().unwrap();
+        strace::mark();
+        steps(&mut balancer, STEPS);
+        strace::mark();
+    });
+    let Some(calls) = calls else {
+        return;
+    };
+    let count = |name| calls.iter().filter(|call| *call == name).count();
+    let [dumps, looks] = ["write", "poll"].map(count);
+    assert!(looks + dumps >= STEPS, "{calls:?}");
+    // A dump ten times a second, and which process this is.
+    assert!(dumps <= STEPS / 5, "{dumps} dumps");
+    assert!(calls.len() <= 2 * STEPS + 3 * dumps + 10, "{calls:?}");
 }
 
 #[test]

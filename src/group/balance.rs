@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::load::{Cell, Load};
+use super::sock::Sock;
 use super::state::State;
-use super::table::{Id, Role};
+use super::table::{Entry, Id, Role};
 use crate::error::Error;
 use crate::steering::{Policy, Seen, Spread, Steering, is_even};
-use crate::sys::{self, Kind};
+use crate::sys::{self, Kind, Weak};
 use crate::trace::Event;
 
 /// How much of a UDP socket's queue counts as one datagram: the kernel takes at least 768 bytes for the
@@ -89,20 +90,49 @@ impl State {
         }
     }
 
-    /// Sees to the loads: `queues` is what the kernel has for each inode on the port.
+    /// Puts the members whose queues are to be read into the list: none of them where one of them has no
+    /// descriptor here that it can be read by.
+    ///
+    /// False where nothing is to be read, as another process decides.
+    pub(super) fn watch(&self, members: &mut Vec<Weak>) -> bool {
+        members.clear();
+        for entry in self.serving() {
+            let Some(weak) = entry.socket.weak() else {
+                members.clear();
+                break;
+            };
+            members.push(weak.clone());
+        }
+        self.decides()
+    }
+
+    /// Those that get what is new by their loads.
+    fn serving(&self) -> impl Iterator<Item = &Entry<Sock>> {
+        let serves = |role| role == Role::Serves && self.gets_new(role);
+        self.table.iter().filter(move |entry| serves(entry.role))
+    }
+
+    /// Sees to the loads: `queues` is what the kernel has for each inode on the port, or only for members.
     pub(super) fn balance(
         &mut self,
         policy: &mut Policy<Id>,
         now: Duration,
         queues: &HashMap<u64, u32>,
+        are_all: bool,
     ) -> Result<Stepped, Error> {
         if !self.decides() {
             return Ok(Stepped::default());
         }
         let is_seen = |inode: Option<u64>| inode.is_some_and(|inode| queues.contains_key(&inode));
         // One that is not seen may have left without a word.
-        if !self.table.iter().all(|entry| is_seen(entry.socket.inode)) {
+        if are_all && !self.table.iter().all(|entry| is_seen(entry.socket.inode)) {
             self.sweep()?;
+        }
+        if policy.rests(self.seen(queues)) {
+            return Ok(Stepped {
+                decides: true,
+                ..Stepped::default()
+            });
         }
         let seen: Vec<_> = self.seen(queues).collect();
         if !seen.is_empty() && seen.iter().all(|seen| seen.queue.is_none()) {
@@ -127,18 +157,20 @@ impl State {
         let before = self.weights();
         let loads = self.loads.replace(decision.shares);
         let after = self.weights();
-        let serves = |role| role == Role::Serves && self.gets_new(role);
-        let mut serving = self.table.iter().filter(|entry| serves(entry.role));
-        if !is_even(after.iter().copied()) && serving.any(|entry| !entry.exact) {
+        let is_known = self.serving().all(|entry| entry.exact);
+        if !is_even(after.iter().copied()) && !is_known {
             self.loads = loads;
+            policy.stir();
             return Err(self.disordered());
         }
         // Of UDP the hash is replaced by slots, which move no flow later but those of a member whose share
         // changes.
         let attached = before != after || is_first && self.kind == Kind::Udp;
         if attached {
-            self.program_strictly()
-                .inspect_err(|_| self.loads = loads)?;
+            self.program_strictly().inspect_err(|_| {
+                self.loads = loads;
+                policy.stir();
+            })?;
         }
         Ok(Stepped {
             stuck,
@@ -149,10 +181,8 @@ impl State {
 
     /// What is seen of those that get what is new.
     fn seen(&self, queues: &HashMap<u64, u32>) -> impl Iterator<Item = Seen<Id>> {
-        let serves = |role| role == Role::Serves && self.gets_new(role);
-        let serving = self.table.iter().filter(move |entry| serves(entry.role));
         let of = |cell: &Option<Arc<Cell>>, f: fn(&Cell) -> usize| cell.as_deref().map_or(0, f);
-        serving.map(move |entry| {
+        self.serving().map(move |entry| {
             let queue = entry.socket.inode.and_then(|inode| queues.get(&inode));
             let in_units = |bytes: u32| match self.kind {
                 Kind::Tcp => bytes,
@@ -175,9 +205,8 @@ impl State {
 
     /// What the program makes of the loads; even ones are all the same to it.
     fn weights(&self) -> Vec<u32> {
-        let serves = |role| role == Role::Serves && self.gets_new(role);
-        let serving = self.table.iter().filter(|entry| serves(entry.role));
-        let mut weights: Vec<u32> = serving.map(|entry| self.load_share(entry)).collect();
+        let share = |entry| self.load_share(entry);
+        let mut weights: Vec<u32> = self.serving().map(share).collect();
         if is_even(weights.iter().copied()) {
             weights.fill(1);
         }

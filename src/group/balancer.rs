@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::balance::Stepped;
 use super::load::Load;
 use super::roster::Roster;
 use super::shared::Shared;
@@ -61,6 +62,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub struct Balancer {
     pub(super) shared: Arc<Shared>,
     queues: sys::Queues,
+    members: Vec<sys::Weak>,
+    /// What waits, by inode; both are kept for their memory.
+    waiting: HashMap<u64, u32>,
     policy: Policy<Id>,
     start: Instant,
     attaches: u64,
@@ -182,6 +186,8 @@ impl Balancer {
         Ok(Self {
             shared,
             queues,
+            members: Vec::new(),
+            waiting: HashMap::new(),
             policy: Policy::new(PATIENCE),
             start: Instant::now(),
             attaches: 0,
@@ -258,17 +264,12 @@ impl Balancer {
             let why = "this process was forked from the one that does";
             return Err(Error::invalid(what, why).at(addr));
         }
-        let mut queues = HashMap::new();
-        self.queues
-            .read(|inode, waiting| {
-                queues.insert(inode, waiting);
-            })
-            .map_err(|error| unseen(&self.shared, error))?;
-        let now = self.start.elapsed();
-        let stepped = self
-            .shared
-            .state()
-            .balance(&mut self.policy, now, &queues)?;
+        // Before another process decides, and after, there is nothing to see.
+        let decides = self.shared.state().watch(&mut self.members);
+        let stepped = match decides {
+            true => self.see()?,
+            false => Stepped::default(),
+        };
         self.attaches += u64::from(stepped.attached);
         let mut stuck = stepped.stuck;
         stuck.sort_unstable();
@@ -278,6 +279,20 @@ impl Balancer {
             decides: stepped.decides,
             engine: Engine::Classic,
         })
+    }
+}
+
+impl Balancer {
+    fn see(&mut self) -> Result<Stepped, Error> {
+        let waiting = &mut self.waiting;
+        waiting.clear();
+        let read = self.queues.read(&self.members, |inode, n| {
+            waiting.insert(inode, n);
+        });
+        let are_all = read.map_err(|error| unseen(&self.shared, error))?;
+        let now = self.start.elapsed();
+        let mut state = self.shared.state();
+        state.balance(&mut self.policy, now, waiting, are_all)
     }
 }
 
