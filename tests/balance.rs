@@ -28,6 +28,14 @@ fn steps(balancer: &mut Balancer, n: usize) -> u64 {
     attaches
 }
 
+/// The second where it can be had.
+const ENGINES: [Engine; 2] = [Engine::Classic, Engine::Ebpf];
+
+/// What an eBPF program makes of loads is in `balance_ebpf`.
+fn classic<S: Socket>(roster: &Roster<S>) -> Balancer {
+    roster.balance().unwrap().engine(Engine::Classic)
+}
+
 fn open(options: &Options, n: usize) -> Open<TcpListener> {
     Open::new(options, HERE, n)
 }
@@ -45,7 +53,7 @@ fn counts<S: Kind>(open: &Open<S>, n: usize) -> Vec<usize> {
 fn nothing_is_attached_while_nothing_changes() {
     for n in [1, 2, 16, 64] {
         let open = open(&Options::new(), n);
-        let mut balancer = open.roster.balance().unwrap();
+        let mut balancer = classic(&open.roster);
         let loads: Vec<_> = (0..n)
             .map(|member| open.roster.load(member).unwrap())
             .collect();
@@ -69,11 +77,16 @@ fn nothing_is_attached_while_nothing_changes() {
 fn a_step_makes_few_system_calls() {
     const STEPS: usize = 100;
     let calls = strace::calls("a_step_makes_few_system_calls", || {
-        let open = open(&Options::new(), 16);
-        let mut balancer = open.roster.balance().unwrap();
-        balancer.step().unwrap();
+        let mut groups = ENGINES.map(|engine| {
+            let open = open(&Options::new(), 16);
+            let mut balancer = open.roster.balance().unwrap().engine(engine);
+            steps(&mut balancer, 2);
+            (open, balancer)
+        });
         strace::mark();
-        steps(&mut balancer, STEPS);
+        for (_, balancer) in &mut groups {
+            steps(balancer, STEPS / 2);
+        }
         strace::mark();
     });
     let Some(calls) = calls else {
@@ -90,7 +103,7 @@ fn a_step_makes_few_system_calls() {
 #[test]
 fn who_is_busier_gets_less_and_none_gets_all() {
     let open = open(&Options::new(), 4);
-    let mut balancer = open.roster.balance().unwrap();
+    let mut balancer = classic(&open.roster);
     let load = |member| open.roster.load(member).unwrap();
     let held: Vec<_> = (0..40).map(|_| load(1).hold()).collect();
     load(2).set(3);
@@ -110,7 +123,7 @@ fn who_is_busier_gets_less_and_none_gets_all() {
 #[test]
 fn dropping_it_leaves_the_steering_as_it_was() {
     let open = open(&Options::new().steering(Steering::Weights(vec![0, 1])), 2);
-    let mut balancer = open.roster.balance().unwrap();
+    let mut balancer = classic(&open.roster);
     open.roster.load(1).unwrap().set(1000);
     balancer.step().unwrap();
     // Who has no weight gets nothing, however busy the others are.
@@ -127,70 +140,85 @@ fn dropping_it_leaves_the_steering_as_it_was() {
 
 #[test]
 fn a_member_that_accepts_nothing_is_out_and_never_all_are() {
-    let mut open = open(&Options::new(), 3);
-    let mut balancer = open.roster.balance().unwrap().patience(Duration::ZERO);
-    let mut clients = Vec::new();
-    let waiting = |open: &Open<TcpListener>, member| queue(open.get(member)).unwrap().waiting;
-    // Each in turn gets stuck: what comes goes to those that are left.
-    for n in 1..=3 {
+    for engine in ENGINES {
+        let mut open = open(&Options::new(), 3);
+        let mut balancer = open
+            .roster
+            .balance()
+            .unwrap()
+            .engine(engine)
+            .patience(Duration::ZERO);
+        let mut clients = Vec::new();
+        let waiting = |open: &Open<TcpListener>, member| queue(open.get(member)).unwrap().waiting;
+        // Each in turn gets stuck: what comes goes to those that are left.
+        for n in 1..=3 {
+            clients.push(TcpStream::connect(open.ways[0]).unwrap());
+            let stuck =
+                until(|| Some(balancer.step().unwrap().stuck).filter(|stuck| stuck.len() == n));
+            let waits: Vec<_> = (0..3)
+                .filter(|&member| waiting(&open, member) > 0)
+                .collect();
+            assert_eq!(stuck, waits);
+            assert!(waits.iter().all(|&member| waiting(&open, member) == 1));
+        }
+        // For how long each has been counts no more then.
+        steps(&mut balancer, 16);
+        clients.extend((0..60).map(|_| TcpStream::connect(open.ways[0]).unwrap()));
+        assert!((0..3).all(|member| waiting(&open, member) > 5));
+        // The one that accepts is back, and gets everything.
+        balancer.step().unwrap();
+        open.get(1).accept().unwrap();
+        assert_eq!(balancer.step().unwrap().stuck, [0, 2]);
+        let before = [0, 1, 2].map(|member| waiting(&open, member));
+        clients.extend((0..20).map(|_| TcpStream::connect(open.ways[0]).unwrap()));
+        let after = [0, 1, 2].map(|member| waiting(&open, member));
+        assert_eq!(after, [before[0], before[1] + 20, before[2]]);
+        // Also when that one leaves, or closes without a word, somebody gets what comes.
+        open.drop_plainly(1);
+        balancer.step().unwrap();
         clients.push(TcpStream::connect(open.ways[0]).unwrap());
-        let stuck = until(|| Some(balancer.step().unwrap().stuck).filter(|stuck| stuck.len() == n));
-        let waits: Vec<_> = (0..3)
-            .filter(|&member| waiting(&open, member) > 0)
-            .collect();
-        assert_eq!(stuck, waits);
-        assert!(waits.iter().all(|&member| waiting(&open, member) == 1));
+        let left = [0, 2].map(|member| waiting(&open, member));
+        assert_eq!(left[0] + left[1], before[0] + before[2] + 1);
     }
-    // For how long each has been counts no more then.
-    steps(&mut balancer, 16);
-    clients.extend((0..60).map(|_| TcpStream::connect(open.ways[0]).unwrap()));
-    assert!((0..3).all(|member| waiting(&open, member) > 5));
-    // The one that accepts is back, and gets everything.
-    balancer.step().unwrap();
-    open.get(1).accept().unwrap();
-    assert_eq!(balancer.step().unwrap().stuck, [0, 2]);
-    let before = [0, 1, 2].map(|member| waiting(&open, member));
-    clients.extend((0..20).map(|_| TcpStream::connect(open.ways[0]).unwrap()));
-    let after = [0, 1, 2].map(|member| waiting(&open, member));
-    assert_eq!(after, [before[0], before[1] + 20, before[2]]);
-    // Also when that one leaves, or closes without a word, somebody gets what comes.
-    open.drop_plainly(1);
-    balancer.step().unwrap();
-    clients.push(TcpStream::connect(open.ways[0]).unwrap());
-    let left = [0, 2].map(|member| waiting(&open, member));
-    assert_eq!(left[0] + left[1], before[0] + before[2] + 1);
 }
 
 #[test]
 fn a_stuck_member_is_out_under_every_steering() {
-    let cpus = std::thread::available_parallelism().unwrap().get();
-    for steering in [
-        Steering::Hash,
-        Steering::Cpu,
-        Steering::Weights(vec![5; 4 * cpus]),
-    ] {
-        let open = open(&Options::new().steering(steering.clone()), 4 * cpus);
-        let mut balancer = open.roster.balance().unwrap().patience(Duration::ZERO);
-        let _client = TcpStream::connect(open.ways[0]).unwrap();
-        let stuck = until(|| balancer.step().unwrap().stuck.first().copied());
-        for _ in 0..50 {
-            let _more = TcpStream::connect(open.ways[0]).unwrap();
-            let others = open.members.iter().filter(|(number, _)| *number != stuck);
-            until(|| {
-                others
-                    .clone()
-                    .any(|(_, socket)| socket.take())
-                    .then_some(())
-            });
+    for engine in ENGINES {
+        let cpus = std::thread::available_parallelism().unwrap().get();
+        for steering in [
+            Steering::Hash,
+            Steering::Cpu,
+            Steering::Weights(vec![5; 4 * cpus]),
+        ] {
+            let open = open(&Options::new().steering(steering.clone()), 4 * cpus);
+            let mut balancer = open
+                .roster
+                .balance()
+                .unwrap()
+                .engine(engine)
+                .patience(Duration::ZERO);
+            let _client = TcpStream::connect(open.ways[0]).unwrap();
+            let stuck = until(|| balancer.step().unwrap().stuck.first().copied());
+            for _ in 0..50 {
+                let _more = TcpStream::connect(open.ways[0]).unwrap();
+                let others = open.members.iter().filter(|(number, _)| *number != stuck);
+                until(|| {
+                    others
+                        .clone()
+                        .any(|(_, socket)| socket.take())
+                        .then_some(())
+                });
+            }
+            assert_eq!(queue(open.get(stuck)).unwrap().waiting, 1, "{steering:?}");
         }
-        assert_eq!(queue(open.get(stuck)).unwrap().waiting, 1, "{steering:?}");
     }
 }
 
 #[test]
 fn who_joins_starts_gently() {
     let mut open = open(&Options::new(), 2);
-    let mut balancer = open.roster.balance().unwrap();
+    let mut balancer = classic(&open.roster);
     for member in 0..2 {
         open.roster.load(member).unwrap().set(500);
     }
@@ -210,29 +238,31 @@ fn who_joins_starts_gently() {
 
 #[test]
 fn who_leaves_gets_nothing() {
-    let mut open = open(&Options::new(), 3);
-    let mut balancer = open.roster.balance().unwrap();
-    open.roster.load(2).unwrap().set(70);
-    balancer.step().unwrap();
-    let leaving = open.roster.leave(0).unwrap();
-    steps(&mut balancer, 3);
-    for _ in 0..50 {
-        assert_ne!(open.taker(&[]), 0);
+    for engine in ENGINES {
+        let mut open = open(&Options::new(), 3);
+        let mut balancer = open.roster.balance().unwrap().engine(engine);
+        open.roster.load(2).unwrap().set(70);
+        balancer.step().unwrap();
+        let leaving = open.roster.leave(0).unwrap();
+        steps(&mut balancer, 3);
+        for _ in 0..50 {
+            assert_ne!(open.taker(&[]), 0);
+        }
+        util::assert_drained(leaving.wait());
+        drop(open.remove(0));
+        steps(&mut balancer, 3);
+        // Its number, and not its load, is for the next one.
+        assert_eq!(open.join(), 0);
+        assert_eq!(open.roster.load(0).unwrap().get(), 0);
+        assert_eq!(open.roster.load(2).unwrap().get(), 70);
     }
-    util::assert_drained(leaving.wait());
-    drop(open.remove(0));
-    steps(&mut balancer, 3);
-    // Its number, and not its load, is for the next one.
-    assert_eq!(open.join(), 0);
-    assert_eq!(open.roster.load(0).unwrap().get(), 0);
-    assert_eq!(open.roster.load(2).unwrap().get(), 70);
 }
 
 #[test]
 fn a_thousand_members_and_absurd_loads() {
     const N: usize = 1024;
     let open = open(&Options::new(), N);
-    let mut balancer = open.roster.balance().unwrap();
+    let mut balancer = classic(&open.roster);
     let absurd = [0, 1, 3, 40, 500, usize::MAX / 2, usize::MAX];
     let loads: Vec<_> = (0..N)
         .map(|member| open.roster.load(member).unwrap())
@@ -265,7 +295,7 @@ fn a_thousand_members_and_absurd_loads() {
 fn datagrams_with_an_id_stay_and_the_others_go_round_who_is_stuck() {
     let options = Options::new().steering(Steering::ConnectionIds(ConnectionIds::at(0)));
     let mut open = Open::<UdpSocket>::new(&options, HERE, 4);
-    let mut balancer = open.roster.balance().unwrap().patience(Duration::ZERO);
+    let mut balancer = classic(&open.roster).patience(Duration::ZERO);
     // Once, so that nothing of the hash is left.
     assert_eq!(steps(&mut balancer, 10), 1);
     let flows: Vec<_> = (0..100).map(|_| UdpSocket::client(open.ways[0])).collect();
@@ -366,7 +396,7 @@ fn members_whose_places_are_not_known_are_not_weighted() {
         [first, Options::new().listen::<Std>(addr).unwrap()]
     };
     let group = Group::<TcpListener>::adopt(sockets).unwrap();
-    let mut balancer = group.roster().balance().unwrap();
+    let mut balancer = classic(&group.roster());
     // As long as all are alike it does not matter.
     assert_eq!(steps(&mut balancer, 5), 0);
     group.roster().load(1).unwrap().set(50);
@@ -383,7 +413,7 @@ fn members_whose_places_are_not_known_are_not_weighted() {
 fn another_namespace_has_other_queues() {
     let open = open(&Options::new(), 2);
     in_namespace("a balancer of another network namespace", || {
-        let mut balancer = open.roster.balance().unwrap();
+        let mut balancer = classic(&open.roster);
         let error = balancer.step().unwrap_err();
         assert!(
             ours(&error).contains("none of its queues is seen"),
@@ -391,7 +421,7 @@ fn another_namespace_has_other_queues() {
         );
     });
     // That of the thread that began counts, and not that of the step.
-    let mut balancer = open.roster.balance().unwrap();
+    let mut balancer = classic(&open.roster);
     in_namespace("a step in another network namespace", || {
         balancer.step().unwrap()
     });
@@ -401,7 +431,7 @@ fn another_namespace_has_other_queues() {
 fn it_needs_no_privilege() {
     as_user(1234, "balancing without a privilege", || {
         let open = open(&Options::new(), 2);
-        let mut balancer = open.roster.balance().unwrap();
+        let mut balancer = classic(&open.roster);
         open.roster.load(0).unwrap().set(100);
         assert_eq!(balancer.step().unwrap().attaches, 1);
         let got = counts(&open, 100);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::load::{Cell, Load};
+use super::seating::Told;
 use super::sock::Sock;
 use super::state::State;
 use super::table::{Entry, Id, Role};
@@ -26,6 +27,8 @@ pub(super) struct Stepped {
     pub(super) attached: bool,
     /// Whether this process decides on the group.
     pub(super) decides: bool,
+    /// Whether the kernel's program sees the loads as they are.
+    pub(super) sees_loads: bool,
 }
 
 impl State {
@@ -69,7 +72,8 @@ impl State {
     pub(super) fn end_balancing(&mut self) -> Result<(), Error> {
         let before = self.weights();
         self.loads = None;
-        match before == self.weights() && self.kind == Kind::Tcp {
+        let is_told = self.told == Told::Other;
+        match is_told && before == self.weights() && self.kind == Kind::Tcp {
             true => Ok(()),
             false => self.reprogram(),
         }
@@ -77,11 +81,15 @@ impl State {
 
     /// What the worker of a member publishes.
     pub(super) fn load(&mut self, number: usize) -> Result<Load, Error> {
-        let mut own = self.table.iter_mut().filter(|entry| entry.role.is_own());
-        match own.find(|entry| entry.number == Some(number)) {
-            Some(entry) => {
-                let cell = entry.socket.load.get_or_insert_default();
-                Ok(Load(Arc::clone(cell)))
+        let own = self.table.numbered(number);
+        match own.map(|entry| (entry.id, entry.socket.load.clone())) {
+            Some((_, Some(cell))) => Ok(Load(cell)),
+            Some((id, None)) => {
+                let cell = self.new_cell();
+                if let Some(entry) = self.table.get_mut(id) {
+                    entry.socket.load = Some(Arc::clone(&cell));
+                }
+                Ok(Load(cell))
             }
             None => {
                 let what = format!("there is no load to publish in the group on {}", self.addr);
@@ -94,7 +102,7 @@ impl State {
     /// descriptor here that it can be read by.
     ///
     /// False where nothing is to be read, as another process decides.
-    pub(super) fn watch(&self, members: &mut Vec<Weak>) -> bool {
+    pub(super) fn watch(&mut self, members: &mut Vec<Weak>) -> bool {
         members.clear();
         for entry in self.serving() {
             let Some(weak) = entry.socket.weak() else {
@@ -103,6 +111,7 @@ impl State {
             };
             members.push(weak.clone());
         }
+        self.mark();
         self.decides()
     }
 
@@ -119,6 +128,7 @@ impl State {
         now: Duration,
         queues: &HashMap<u64, u32>,
         are_all: bool,
+        by_ebpf: bool,
     ) -> Result<Stepped, Error> {
         if !self.decides() {
             return Ok(Stepped::default());
@@ -128,13 +138,20 @@ impl State {
         if are_all && !self.table.iter().all(|entry| is_seen(entry.socket.inode)) {
             self.sweep()?;
         }
-        if policy.rests(self.seen(queues)) {
+        let by_ebpf = by_ebpf && self.is_settled();
+        self.settle_accounts(queues);
+        let is_told = match by_ebpf {
+            true => self.told == Told::This,
+            false => self.told == Told::Other,
+        };
+        if is_told && policy.rests(self.seen(queues, by_ebpf)) {
             return Ok(Stepped {
                 decides: true,
+                sees_loads: by_ebpf,
                 ..Stepped::default()
             });
         }
-        let seen: Vec<_> = self.seen(queues).collect();
+        let seen: Vec<_> = self.seen(queues, by_ebpf).collect();
         if !seen.is_empty() && seen.iter().all(|seen| seen.queue.is_none()) {
             let why = "none of its queues is seen: this thread is in another network namespace, or \
                        the system does not tell";
@@ -154,6 +171,19 @@ impl State {
         }
         let stuck = policy.stuck().filter_map(|id| self.number_of(id)).collect();
         let is_first = self.loads.as_ref().is_some_and(BTreeMap::is_empty);
+        let done = |attached, sees_loads| Stepped {
+            stuck,
+            attached,
+            decides: true,
+            sees_loads,
+        };
+        if by_ebpf {
+            if let Ok(attached) = self.seat(&decision.shares) {
+                self.loads = Some(decision.shares);
+                return Ok(done(attached, true));
+            }
+            policy.stir();
+        }
         let before = self.weights();
         let loads = self.loads.replace(decision.shares);
         let after = self.weights();
@@ -165,23 +195,21 @@ impl State {
         }
         // Of UDP the hash is replaced by slots, which move no flow later but those of a member whose share
         // changes.
-        let attached = before != after || is_first && self.kind == Kind::Udp;
+        let is_other = self.told != Told::Other;
+        let attached = is_other || before != after || is_first && self.kind == Kind::Udp;
         if attached {
             self.program_strictly().inspect_err(|_| {
                 self.loads = loads;
                 policy.stir();
             })?;
+            // Where no member was left there was nothing to tell.
+            self.told = Told::Other;
         }
-        Ok(Stepped {
-            stuck,
-            attached,
-            decides: true,
-        })
+        Ok(done(attached, false))
     }
 
-    /// What is seen of those that get what is new.
-    fn seen(&self, queues: &HashMap<u64, u32>) -> impl Iterator<Item = Seen<Id>> {
-        let of = |cell: &Option<Arc<Cell>>, f: fn(&Cell) -> usize| cell.as_deref().map_or(0, f);
+    /// What is seen of those that get what is new; without their loads, where the kernel's program sees those.
+    fn seen(&self, queues: &HashMap<u64, u32>, by_ebpf: bool) -> impl Iterator<Item = Seen<Id>> {
         self.serving().map(move |entry| {
             let queue = entry.socket.inode.and_then(|inode| queues.get(&inode));
             let in_units = |bytes: u32| match self.kind {
@@ -192,7 +220,10 @@ impl State {
             Seen {
                 key: entry.id,
                 queue: queue.map(|queue| in_units(*queue)),
-                load: of(cell, Cell::load),
+                load: match by_ebpf {
+                    true => 0,
+                    false => cell.as_deref().map_or(0, Cell::load),
+                },
                 taken: cell.as_deref().map_or(0, Cell::taken),
                 weight: self.steering.weight(entry.number),
             }

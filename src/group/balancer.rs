@@ -52,9 +52,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 ///
 /// let group = Options::new().group("localhost:0", 4)?;
 /// let mut balancer = group.roster().balance()?;
-/// // Nothing waits anywhere, so that nothing changes.
+/// // Nothing waits anywhere.
 /// let balance = balancer.step()?;
-/// assert_eq!(balance.attaches, 0);
 /// assert!(balance.stuck.is_empty());
 /// # }
 /// # Ok::<(), std::io::Error>(())
@@ -66,6 +65,7 @@ pub struct Balancer {
     /// What waits, by inode; both are kept for their memory.
     waiting: HashMap<u64, u32>,
     policy: Policy<Id>,
+    engine: Engine,
     start: Instant,
     attaches: u64,
     /// A child that was forked has a copy of this, and must not use it.
@@ -76,12 +76,12 @@ pub struct Balancer {
 ///
 /// ```
 /// # #[cfg(target_os = "linux")] {
-/// use reuseport::{Engine, Options};
+/// use reuseport::Options;
 ///
 /// let group = Options::new().group("localhost:0", 2)?;
 /// let balance = group.roster().balance()?.step()?;
-/// assert_eq!(balance.engine, Engine::Classic);
 /// assert!(balance.decides);
+/// println!("the kernel is told by {:?}", balance.engine);
 /// # }
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -105,6 +105,12 @@ pub struct Balance {
 pub enum Engine {
     /// By a classic BPF program, which a step replaces: the kernel knows the loads of the last step.
     Classic,
+    /// By an eBPF program, which sees what the workers publish as it is when a connection comes: with the feature
+    /// `ebpf`, where the process may load one (CAP_BPF, Linux 5.5).
+    ///
+    /// It is for TCP, steered by the hash or by weights, up to 1,024 members. While members leave, or another
+    /// process takes over, or has sockets in the group, a classic program stands in.
+    Ebpf,
 }
 
 impl<S: Socket> Roster<S> {
@@ -189,6 +195,7 @@ impl Balancer {
             members: Vec::new(),
             waiting: HashMap::new(),
             policy: Policy::new(PATIENCE),
+            engine: Engine::Ebpf,
             start: Instant::now(),
             attaches: 0,
             process: std::process::id(),
@@ -214,6 +221,27 @@ impl Balancer {
     #[must_use = "dropping it ends it"]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.policy.patience = patience;
+        self
+    }
+
+    /// How the kernel is to be told, instead of the best way that there is.
+    ///
+    /// [`Engine::Ebpf`] is taken where it can be had, and `Classic` otherwise; [`Balance::engine`] says which it was
+    /// in a step.
+    ///
+    /// ```
+    /// # #[cfg(target_os = "linux")] {
+    /// use reuseport::{Engine, Options};
+    ///
+    /// let group = Options::new().group("localhost:0", 4)?;
+    /// let mut balancer = group.roster().balance()?.engine(Engine::Classic);
+    /// assert_eq!(balancer.step()?.engine, Engine::Classic);
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use = "dropping it ends it"]
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = engine;
         self
     }
 
@@ -277,7 +305,10 @@ impl Balancer {
             stuck,
             attaches: self.attaches,
             decides: stepped.decides,
-            engine: Engine::Classic,
+            engine: match stepped.sees_loads {
+                true => Engine::Ebpf,
+                false => Engine::Classic,
+            },
         })
     }
 }
@@ -292,7 +323,8 @@ impl Balancer {
         let are_all = read.map_err(|error| unseen(&self.shared, error))?;
         let now = self.start.elapsed();
         let mut state = self.shared.state();
-        state.balance(&mut self.policy, now, waiting, are_all)
+        let by_ebpf = self.engine == Engine::Ebpf;
+        state.balance(&mut self.policy, now, waiting, are_all, by_ebpf)
     }
 }
 

@@ -24,6 +24,7 @@ mod member;
 mod open;
 mod program;
 mod roster;
+mod seating;
 mod shared;
 mod signal;
 mod sock;

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::seating::{Boarding, Told};
 use super::sock::Sock;
 use super::table::{Entry, Id, Role, Table};
 use crate::error::Error;
@@ -33,6 +34,9 @@ pub(crate) struct State {
     pub(super) cpus: Vec<usize>,
     /// What the loads leave each member of what is new, beside the others; none where they do not count.
     pub(super) loads: Option<BTreeMap<Id, u32>>,
+    /// The program that chooses by the loads as they are, if there is one.
+    pub(super) boarding: Boarding,
+    pub(super) told: Told,
     pub(super) stage: Stage,
     /// How often members that are leaving may have got what is new: no other was left, or one was gone
     /// without a word, and another stood in its place.
@@ -78,6 +82,8 @@ impl State {
             steering: Steering::Hash,
             cpus: Vec::new(),
             loads: None,
+            boarding: Boarding::default(),
+            told: Told::Other,
             stage: Stage::Ours,
             surprises: 0,
             wary: false,
@@ -102,6 +108,9 @@ impl State {
 
     pub(crate) fn set_stage(&mut self, stage: Stage) {
         self.stage = stage;
+        if self.told == Told::This {
+            self.told = Told::Perhaps;
+        }
     }
 
     pub(crate) fn keeps_flows(&self) -> bool {
