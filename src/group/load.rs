@@ -14,6 +14,10 @@ use crate::sys::slot::Slot;
 ///
 /// A worker that publishes nothing is served too: the kernel tells what waits in its queue.
 ///
+/// With the feature `ebpf`, and where the process may load a program, this is memory that the kernel's program reads,
+/// two descriptors and 150 KiB for a group. Then a child that was forked publishes the same loads: it must not drop
+/// what its parent [holds](Self::hold).
+///
 /// ```
 /// # #[cfg(target_os = "linux")] {
 /// use reuseport::{Options, Std};

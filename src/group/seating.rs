@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::sync::Arc;
-use std::sync::Weak;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 
 use super::load::Cell;
+use super::sock::Sock;
 use super::state::{Stage, State};
-use super::table::{Id, Role};
+use super::table::{Entry, Id, Role};
 use crate::error::Error;
 use crate::steering::{Spread, Steering};
 use crate::sys::slot::{MOST, Slot};
@@ -78,32 +78,22 @@ impl State {
         let is_plain = matches!(self.steering, Steering::Hash | Steering::Weights(_));
         let is_calm = self.stage == Stage::Ours && !self.wary && !self.is_stopping;
         let serves = self.table.iter().all(|entry| entry.role == Role::Serves);
-        if !is_plain || !is_calm || !serves || self.table.len() < 2 || !self.can_be_seated() {
+        let is_refused = matches!(self.boarding, Boarding::Refused);
+        if is_refused || !is_plain || !is_calm || !serves || self.table.len() < 2 {
             return false;
         }
-        if matches!(self.boarding, Boarding::Refused) {
-            return false;
-        }
-        let without = |entry: &&super::table::Entry<_>| {
-            let sock: &super::sock::Sock = &entry.socket;
-            sock.load.is_none()
-        };
-        let ids: Vec<Id> = self
-            .table
-            .iter()
-            .filter(without)
-            .map(|entry| entry.id)
-            .collect();
+        let without = |entry: &&Entry<Sock>| entry.socket.load.is_none();
+        let without = self.table.iter().filter(without);
+        let ids: Vec<Id> = without.map(|entry| entry.id).collect();
         for id in ids {
             let cell = self.new_cell();
             if let Some(entry) = self.table.get_mut(id) {
                 entry.socket.load = Some(cell);
             }
         }
-        let slot = |cell: &Option<Arc<Cell>>| cell.as_ref().and_then(|cell| cell.place());
         let mut all = self.table.iter();
         matches!(self.boarding, Boarding::Open(_))
-            && all.all(|entry| slot(&entry.socket.load).is_some())
+            && all.all(|entry| place(&entry.socket).is_some())
     }
 
     /// Just before the queues are read.
@@ -119,7 +109,7 @@ impl State {
             return;
         };
         for entry in self.table.iter() {
-            let place = entry.socket.load.as_ref().and_then(|cell| cell.place());
+            let place = place(&entry.socket);
             let waiting = entry.socket.inode.and_then(|inode| queues.get(&inode));
             if let (Some(place), Some(waiting)) = (place, waiting) {
                 seating.settle_account(place, *waiting, self.told != Told::This);
@@ -148,7 +138,7 @@ impl State {
         let mut refused = None;
         let mut wanted = Vec::new();
         for entry in self.table.iter_mut() {
-            let Some(place) = entry.socket.load.as_ref().and_then(|cell| cell.place()) else {
+            let Some(place) = place(&entry.socket) else {
                 continue;
             };
             let weight = u64::from(self.steering.weight(entry.number));
@@ -271,6 +261,11 @@ impl Seating {
             slot.base.store(base, Relaxed);
         }
     }
+}
+
+/// The slot in which its worker publishes.
+fn place(sock: &Sock) -> Option<usize> {
+    sock.load.as_ref().and_then(|cell| cell.place())
 }
 
 fn counts(slot: &Slot) -> (u32, u32) {

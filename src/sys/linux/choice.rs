@@ -1,8 +1,8 @@
 //! The eBPF program that chooses a member for a connection: the less loaded of two that are drawn by their
 //! shares, and if that one is busy, one that is idle.
 //!
-//! A member's *live* load is what it holds and what was given to it and not taken yet; the program counts what it
-//! gives, so that each connection sees those that have come just before. Only where that is equal, or nobody is
+//! A member's *live* load is what it holds and, four times, what was given to it and not taken yet; the program
+//! counts what it gives, so that each connection sees those that have come just before. Only where that is equal, or nobody is
 //! idle, it matters what workers have set: that may be old, and of two choices no member gets more than twice
 //! its part, however old it is.
 
@@ -190,6 +190,8 @@ impl Assembler {
             self.calc(SUB32_X, 2, 5);
         }
         self.floor(2, 4);
+        // What is not taken yet is not served at all.
+        self.set(LSH, 2, 2);
         self.load(LOAD_WORD, 5, 1, field(offset_of!(Slot, held)));
         self.floor(5, 4);
         self.calc(ADD_X, 2, 5);
