@@ -175,27 +175,41 @@ impl Board {
         for (slot, share) in shared.slots.iter().zip(shares) {
             slot.share.store(*share, Relaxed);
         }
-        let able = || (0..).zip(shares).filter(|(_, share)| **share > 0);
-        let sum: u64 = able().map(|(_, share)| u64::from(*share)).sum();
-        let spare = (LOTS - able().count()) as u64;
-        let mut lots = shared.lots.iter();
-        let mut before = 0;
-        for ((slot, share), seat) in able().zip(&shared.seats) {
-            let from = before * spare / sum;
-            before += u64::from(*share);
-            // One each, and the others by their shares.
-            let n = 1 + before * spare / sum - from;
-            for lot in lots.by_ref().take(n as usize) {
-                lot.store(slot, Relaxed);
-            }
-            seat.store(slot, Relaxed);
+        for (place, slot) in shared.lots.iter().zip(lots(shares)) {
+            place.store(slot, Relaxed);
         }
-        shared.count.store(able().count() as u32, Relaxed);
+        let mut count = 0;
+        for ((slot, _), seat) in able(shares).zip(&shared.seats) {
+            seat.store(slot, Relaxed);
+            count += 1;
+        }
+        shared.count.store(count, Relaxed);
     }
 
     pub(crate) fn program(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
     }
+}
+
+/// The slots that get something, each with its share.
+fn able(shares: &[u32]) -> impl Iterator<Item = (u32, u32)> {
+    let all = (0..).zip(shares.iter().copied());
+    all.filter(|(_, share)| *share > 0)
+}
+
+/// One lot for each slot that gets something, and the others by their shares.
+fn lots(shares: &[u32]) -> Vec<u32> {
+    let sum: u64 = able(shares).map(|(_, share)| u64::from(share)).sum();
+    let spare = LOTS.saturating_sub(able(shares).count()) as u64;
+    let mut lots = Vec::with_capacity(LOTS);
+    let mut before = 0;
+    for (slot, share) in able(shares) {
+        let from = before * spare / sum;
+        before += u64::from(share);
+        let more = before * spare / sum - from;
+        lots.extend((0..=more).map(|_| slot));
+    }
+    lots
 }
 
 impl Drop for Board {
@@ -250,5 +264,50 @@ fn map(array: BorrowedFd<'_>) -> io::Result<NonNull<Shared>> {
     match NonNull::new(memory.cast()) {
         Some(shared) if memory != libc::MAP_FAILED => Ok(shared),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::slot::MOST;
+
+    #[test]
+    fn each_has_a_lot_and_the_others_go_by_the_shares() {
+        let count = |lots: &[u32], slot| lots.iter().filter(|lot| **lot == slot).count();
+        for shares in [
+            vec![MOST],
+            vec![1, 0, 3],
+            vec![MOST, 1, MOST / 2, 0],
+            vec![MOST; SLOTS],
+            (1..=SLOTS as u32).collect(),
+        ] {
+            let lots = lots(&shares);
+            assert_eq!(lots.len(), LOTS);
+            let able = shares.iter().filter(|share| **share > 0).count();
+            let sum: f64 = shares.iter().copied().map(f64::from).sum();
+            for (slot, share) in (0..).zip(&shares) {
+                let expected = match share {
+                    0 => 0.0,
+                    _ => 1.0 + f64::from(*share) / sum * (LOTS - able) as f64,
+                };
+                let got = count(&lots, slot) as f64;
+                assert!((got - expected).abs() <= 1.0, "{got}, {expected}");
+            }
+        }
+        assert!(lots(&[0, 0]).is_empty() && lots(&[]).is_empty());
+    }
+
+    #[test]
+    fn the_kernel_takes_the_program_where_the_process_may_load_one() {
+        match Board::open() {
+            Ok(board) => {
+                let slot = board.slot(SLOTS - 1);
+                slot.held.store(7, Relaxed);
+                assert_eq!(board.slot(SLOTS - 1).held.load(Relaxed), 7);
+                assert_eq!(board.slot(0).held.load(Relaxed), 0);
+            }
+            Err(error) => assert!(!may_load(), "{error}"),
+        }
     }
 }
