@@ -104,6 +104,45 @@ fn what_workers_set_counts_at_once_and_none_gets_all() {
     }
 }
 
+/// Closes it without a packet (tcp(7), TCP_REPAIR): what the client sends finds no connection.
+#[allow(unsafe_code, reason = "nothing safe sets this option")]
+fn vanish(stream: TcpStream) {
+    let on: libc::c_int = 1;
+    // SAFETY: the pointer and the length are those of `on`.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_REPAIR,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn what_comes_late_for_a_connection_does_not_count() {
+    in_namespace("packets that come late", || {
+        let open = open(&Options::new(), 4);
+        let Some(_balancer) = balance(&open) else {
+            return;
+        };
+        let loads = loads(&open);
+        for idle in [2, 0, 3, 1] {
+            let others = loads.iter().enumerate().filter(|(at, _)| *at != idle);
+            let _busy: Vec<_> = others.map(|(_, load)| load.hold()).collect();
+            for _ in 0..20 {
+                let client = TcpStream::connect(open.ways[0]).unwrap();
+                let (stream, _) = until(|| open.get(idle).accept().ok());
+                drop(loads[idle].hold());
+                vanish(stream);
+                drop(client);
+            }
+        }
+    });
+}
+
 #[test]
 fn weights_are_kept_among_those_that_are_alike() {
     let weights = Steering::Weights(vec![1, 3, 0]);

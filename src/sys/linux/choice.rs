@@ -40,6 +40,7 @@ const JNE: u8 = 0x55;
 const JNE_X: u8 = 0x5d;
 const JGE_X: u8 = 0x3d;
 const JGT_X: u8 = 0x2d;
+const LOAD_BYTE: u8 = 0x71;
 const LOAD_WORD: u8 = 0x61;
 const LOAD_LONG: u8 = 0x79;
 const STORE_WORD: u8 = 0x63;
@@ -54,6 +55,13 @@ const MAP_VALUE: u8 = 2;
 const RANDOM: i32 = 7;
 const SELECT: i32 = 82;
 const PASS: i32 = 1;
+
+/// Where struct sk_reuseport_md has the packet, which begins with the header of TCP, and the flags in that.
+const PACKET: i16 = 0;
+const PACKET_END: i16 = 8;
+const FLAGS: i16 = 13;
+const SYN: i32 = 0x02;
+const ACK: i32 = 0x10;
 
 /// A usize is what the workers store.
 const LOAD_SET: u8 = if size_of::<usize>() == 8 {
@@ -286,9 +294,21 @@ pub(super) fn program(loads: i32, sockets: i32) -> Vec<Op> {
     }
     asm.place(done);
 
+    // What is no SYN begins no connection: it came late for one that has ended, or ends a handshake of SYN cookies,
+    // which was counted when it began.
+    let select = asm.label();
+    asm.load(LOAD_LONG, 1, CONTEXT, PACKET);
+    asm.load(LOAD_LONG, 2, CONTEXT, PACKET_END);
+    asm.calc(MOV_X, 3, 1);
+    asm.set(ADD, 3, i32::from(FLAGS) + 1);
+    asm.jump(JGT_X, 3, 2, 0, select);
+    asm.load(LOAD_BYTE, 1, 1, FLAGS);
+    asm.set(AND, 1, SYN | ACK);
+    asm.jump(JNE, 1, 0, SYN, select);
     asm.slot(1, CHOSEN);
     asm.set(MOV, 2, 1);
     asm.op(ADD_ATOMICALLY, 1, 2, field(offset_of!(Slot, given)), 0);
+    asm.place(select);
     asm.store(STORE_WORD, KEY, CHOSEN);
     asm.calc(MOV_X, 1, CONTEXT);
     asm.pointer(2, MAP, sockets);
