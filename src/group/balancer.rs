@@ -44,6 +44,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 ///   [connection ids](crate::Steering::ConnectionIds): what has an id stays with its member, and of the clients
 ///   that have none yet one in 256 or a few move when the share of a member changes.
 ///
+/// - With the feature `ebpf`, and the privilege for it, the kernel sees what workers publish as it is when a
+///   connection comes: see [`Engine::Ebpf`]. A step then finds out what waits, and who is stuck.
+///
 /// Dropping it ends it: the group is steered as if there had been none.
 ///
 /// ```
@@ -106,10 +109,13 @@ pub enum Engine {
     /// By a classic BPF program, which a step replaces: the kernel knows the loads of the last step.
     Classic,
     /// By an eBPF program, which sees what the workers publish as it is when a connection comes: with the feature
-    /// `ebpf`, where the process may load one (CAP_BPF, Linux 5.5).
+    /// `ebpf`, on Linux 5.5 or later, where the thread that asks for the first [`Load`], or makes the first step,
+    /// may load one (CAP_BPF).
     ///
-    /// It is for TCP, steered by the hash or by weights, up to 1,024 members. While members leave, or another
-    /// process takes over, or has sockets in the group, a classic program stands in.
+    /// Of two members that are drawn by their weights the less loaded gets it, or another that is idle. A connection
+    /// that was given to a member counts from that moment until its worker [holds](Load::hold) it, or a step sees
+    /// that it does not wait. It is for TCP, steered by the hash or by weights, up to 1,024 members. While
+    /// members leave, or another process takes over or has sockets in the group, a classic program stands in.
     Ebpf,
 }
 

@@ -2,9 +2,9 @@
 //! shares, and if that one is busy, one that is idle.
 //!
 //! A member's *live* load is what it holds and, four times, what was given to it and not taken yet; the program
-//! counts what it gives, so that each connection sees those that have come just before. Only where that is equal, or nobody is
-//! idle, it matters what workers have set: that may be old, and of two choices no member gets more than twice
-//! its part, however old it is.
+//! counts what it gives, so that each connection sees those that have come just before. The two are compared by
+//! that and by what their workers have set. What is set may be old, and of two choices no member gets more than
+//! twice its part, however old it is. So an idle one takes their place only if it has not set more.
 
 use std::mem::offset_of;
 
