@@ -32,7 +32,7 @@ mod linux {
     use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
     use std::os::fd::AsFd;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::sync::mpsc::{Receiver, channel};
     use std::thread::{self, JoinHandle};
     use std::time::{Duration, Instant};
@@ -519,18 +519,26 @@ mod linux {
         }
     }
 
-    /// The nanoseconds for which the balancing thread ran (proc_pid_schedstat).
+    /// The nanoseconds for which the newest balancing thread ran (proc_pid_schedstat): that of another may be there
+    /// yet, although it was waited for.
     fn ran() -> u64 {
-        static LAST: AtomicU64 = AtomicU64::new(0);
         let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
-        for task in tasks {
-            let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
-            if read("comm").starts_with("reuseport-balan") {
-                let ran = read("schedstat");
-                let ran = ran.split(' ').next().and_then(|ran| ran.parse().ok());
-                LAST.store(ran.unwrap_or(0), Relaxed);
-            }
-        }
-        LAST.load(Relaxed)
+        let read = |task: &fs::DirEntry, file| {
+            fs::read_to_string(task.path().join(file)).unwrap_or_default()
+        };
+        let balances = |task: &fs::DirEntry| read(task, "comm").starts_with("reuseport-balan");
+        let id = |task: &fs::DirEntry| {
+            task.file_name()
+                .to_str()
+                .and_then(|id| id.parse::<u32>().ok())
+        };
+        let newest = tasks.filter(balances).max_by_key(id);
+        let ran = newest
+            .map(|task| read(&task, "schedstat"))
+            .unwrap_or_default();
+        ran.split(' ')
+            .next()
+            .and_then(|ran| ran.parse().ok())
+            .unwrap_or(0)
     }
 }
