@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use members::{HERE, Open, PLACES};
 use reuseport::{Balancer, Engine, Load, Options, Steering, queue};
-use util::{as_user, descriptors, in_namespace, until};
+use util::{as_user, in_namespace, until};
 
 fn open(options: &Options, n: usize) -> Open<TcpListener> {
     Open::new(options, HERE, n)
@@ -354,50 +354,6 @@ fn another_takes_its_place_without_the_privilege_and_where_it_is_told_to() {
     balancer.step().unwrap();
     balancer = balancer.engine(Engine::Classic);
     assert_eq!(balancer.step().unwrap().engine, Engine::Classic);
-}
-
-/// The descriptors of bpf(2) of this process.
-fn of_bpf() -> Vec<i32> {
-    let entries = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
-    let is_bpf = |entry: &std::fs::DirEntry| {
-        let to = std::fs::read_link(entry.path()).unwrap_or_default();
-        to.to_string_lossy().contains("bpf")
-    };
-    let numbers = entries.filter(is_bpf).map(|entry| entry.file_name());
-    numbers
-        .map(|name| name.to_str().unwrap().parse().unwrap())
-        .collect()
-}
-
-#[test]
-fn its_descriptors_end_with_the_group_and_no_program_gets_them() {
-    const TEST: &str = "its_descriptors_end_with_the_group_and_no_program_gets_them";
-    if !util::is_child(TEST) {
-        return util::in_child(TEST);
-    }
-    drop(open(&Options::new(), 2));
-    let before = descriptors();
-    let open = open(&Options::new(), 2);
-    let Some(balancer) = balance(&open) else {
-        return;
-    };
-    let all = of_bpf();
-    assert_eq!(all.len(), 2, "the map of sockets and the program");
-    let is_closed_by_exec = |number: &i32| {
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap();
-        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-        let flags = u32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
-        flags & libc::O_CLOEXEC as u32 != 0
-    };
-    assert!(all.iter().all(is_closed_by_exec));
-    // A load outlives the group, and its memory with it.
-    let load = open.roster.load(0).unwrap();
-    assert!(open.get(0).as_raw_fd() > 2);
-    drop((balancer, open));
-    let held = load.hold();
-    assert_eq!(load.get(), 1);
-    drop((held, load));
-    assert_eq!((descriptors(), of_bpf().len()), (before, 0));
 }
 
 #[test]

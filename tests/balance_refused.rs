@@ -1,4 +1,4 @@
-//! What a balancer refuses, where it may run, and its thread.
+//! What a balancer refuses, where it may run, its thread and its descriptors.
 
 #![cfg(target_os = "linux")]
 
@@ -8,13 +8,14 @@ mod util;
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use members::{HERE, Open};
 use reuseport::{
     Balancer, Engine, Group, Instruction, Options, Roster, Socket, Spread, Std, Steering,
 };
-use util::{as_user, in_namespace, ours, until};
+use util::{as_user, descriptors, in_namespace, ours, until};
 
 fn open() -> Open<TcpListener> {
     Open::new(&Options::new(), HERE, 2)
@@ -162,4 +163,49 @@ fn the_thread_ends_with_its_handle() {
     // It does not sleep on.
     drop(long);
     open.roster.balance().unwrap();
+}
+
+/// The descriptors of bpf(2) of this process.
+fn of_bpf() -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let is_bpf = |entry: &std::fs::DirEntry| {
+        let to = std::fs::read_link(entry.path()).unwrap_or_default();
+        to.to_string_lossy().contains("bpf")
+    };
+    let numbers = entries.filter(is_bpf).map(|entry| entry.file_name());
+    numbers
+        .map(|name| name.to_str().unwrap().parse().unwrap())
+        .collect()
+}
+
+#[test]
+fn its_descriptors_end_with_the_group_and_no_program_gets_them() {
+    const TEST: &str = "its_descriptors_end_with_the_group_and_no_program_gets_them";
+    if !util::is_child(TEST) {
+        return util::in_child(TEST);
+    }
+    drop(open());
+    let before = descriptors();
+    let open = open();
+    let mut balancer = open.roster.balance().unwrap();
+    if balancer.step().unwrap().engine != Engine::Ebpf {
+        return util::skip("the descriptors of an eBPF program (this process may load none)");
+    }
+    let all = of_bpf();
+    assert_eq!(all.len(), 2, "the map of sockets and the program");
+    let is_closed_by_exec = |number: &i32| {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = u32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+        flags & libc::O_CLOEXEC as u32 != 0
+    };
+    assert!(all.iter().all(is_closed_by_exec));
+    // A load outlives the group, and its memory with it.
+    let load = open.roster.load(0).unwrap();
+    assert!(open.get(0).as_raw_fd() > 2);
+    drop((balancer, open));
+    let held = load.hold();
+    assert_eq!(load.get(), 1);
+    drop((held, load));
+    assert_eq!((descriptors(), of_bpf().len()), (before, 0));
 }
