@@ -3,8 +3,9 @@
 //! Workers answer a byte and close, each in a thread of its own; a client thread begins connections at fixed
 //! times, whatever becomes of them, and gives each a second. In a round each way has its turn, in
 //! rotating order and with new sockets and threads. A figure is the median of the rounds [10th..90th
-//! percentile]. `-- naps` runs what has that in its name, and `-- cost` what the thread costs. A worker that is slow sleeps, so that few processors will do. Without `--bench` there is one short
-//! round.
+//! percentile]. `-- naps` runs what has that in its name, and `-- cost` what the thread costs. A worker that is
+//! slow sleeps, so that few processors will do. Without CAP_BPF nothing is balanced by eBPF. Without `--bench`
+//! there is one short round.
 
 #[cfg(target_os = "linux")]
 mod figure;
@@ -31,13 +32,15 @@ mod linux {
     use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
     use std::os::fd::AsFd;
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::sync::mpsc::{Receiver, channel};
     use std::thread::{self, JoinHandle};
     use std::time::{Duration, Instant};
     use std::{env, fs};
 
-    use reuseport::{Balancing, Load as Published, Member, Options, Spread, Steering, Tokio};
+    use reuseport::{
+        Balancing, Engine, Load as Published, Member, Options, Spread, Steering, Tokio,
+    };
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -96,7 +99,7 @@ mod linux {
     /// How a connection comes to a worker.
     #[derive(Clone, Copy, PartialEq)]
     enum Way {
-        Group(&'static str, Kernel, Option<Duration>),
+        Group(&'static str, Kernel, Option<(Engine, Duration)>),
         /// One thread accepts, and hands out in turn.
         Acceptor,
     }
@@ -110,7 +113,9 @@ mod linux {
 
     const MS: Duration = Duration::from_millis(1);
 
-    const WAYS: [Way; 6] = [
+    const CLASSIC: Engine = Engine::Classic;
+
+    const ALL: [Way; 7] = [
         Way::Group("one shared listener", Kernel::Shared, None),
         Way::Group("hash", Kernel::Hash, None),
         Way::Group("Cpu", Kernel::Cpu, None),
@@ -118,10 +123,29 @@ mod linux {
         Way::Group(
             "balanced, every 5 ms",
             Kernel::Hash,
-            Some(MS.saturating_mul(5)),
+            Some((CLASSIC, MS.saturating_mul(5))),
         ),
-        Way::Group("balanced, every 1 ms", Kernel::Hash, Some(MS)),
+        Way::Group("balanced, every 1 ms", Kernel::Hash, Some((CLASSIC, MS))),
+        // Every 5 ms too, which only finds out who is stuck.
+        Way::Group(
+            "loads by eBPF",
+            Kernel::Hash,
+            Some((Engine::Ebpf, MS.saturating_mul(5))),
+        ),
     ];
+
+    /// Those that this process may try.
+    fn ways() -> Vec<Way> {
+        let has_ebpf = || {
+            let group = Options::new().group((Ipv4Addr::LOCALHOST, 0), 2).unwrap();
+            let mut balancer = group.roster().balance().unwrap();
+            balancer.step().unwrap().engine == Engine::Ebpf
+        };
+        let needs_it = |way: &Way| matches!(way, Way::Group(_, _, Some((Engine::Ebpf, _))));
+        let may = has_ebpf();
+        let ways = ALL.into_iter().filter(|way| may || !needs_it(way));
+        ways.collect()
+    }
 
     impl Way {
         fn name(self) -> &'static str {
@@ -157,12 +181,13 @@ mod linux {
         }
 
         fn table(&self, n: usize, tokio: bool, measured: bool) {
+            let ways = ways();
             let rounds: Vec<Vec<Outcomes>> = (0..if measured { 5 } else { 1 })
                 .map(|round| {
-                    let mut outcomes: Vec<_> = WAYS.map(|_| Outcomes::default()).into();
-                    for turn in 0..WAYS.len() {
-                        let at = (round + turn) % WAYS.len();
-                        outcomes[at] = self.run(WAYS[at], n, tokio, measured);
+                    let mut outcomes: Vec<_> = ways.iter().map(|_| Outcomes::default()).collect();
+                    for turn in 0..ways.len() {
+                        let at = (round + turn) % ways.len();
+                        outcomes[at] = self.run(ways[at], n, tokio, measured);
                     }
                     outcomes
                 })
@@ -189,7 +214,7 @@ mod linux {
                 "per second / hash",
                 rounds.iter().map(|round| round[0].attempts).sum::<usize>(),
             );
-            for (at, way) in WAYS.iter().enumerate() {
+            for (at, way) in ways.iter().enumerate() {
                 let of = |f: &dyn Fn(&[Outcomes]) -> f64| Figure::of(rounds.iter().map(|r| f(r)));
                 let lost: usize = rounds.iter().map(|round| round[at].lost()).sum();
                 println!(
@@ -247,8 +272,8 @@ mod linux {
 
     impl Servers {
         fn start(way: Way, n: usize, work: Work, tokio: bool) -> Self {
-            let (kernel, pause) = match way {
-                Way::Group(_, kernel, pause) => (kernel, pause),
+            let (kernel, balanced) = match way {
+                Way::Group(_, kernel, balanced) => (kernel, balanced),
                 Way::Acceptor => (Kernel::Hash, None),
             };
             let options = match kernel {
@@ -259,13 +284,22 @@ mod linux {
             let sockets = if way == Way::Acceptor { 1 } else { n };
             let group = options.group((Ipv4Addr::LOCALHOST, 0), sockets).unwrap();
             let (addr, roster) = (group.local_addr(), group.roster());
-            let balancing = pause.map(|pause| roster.balance().unwrap().spawn(pause).unwrap());
+            let balancing = balanced.map(|(engine, pause)| {
+                let balancer = roster.balance().unwrap().engine(engine);
+                let balancing = balancer.spawn(pause).unwrap();
+                assert_eq!(
+                    balancing.last().unwrap().engine,
+                    engine,
+                    "CAP_BPF is needed"
+                );
+                balancing
+            });
             let ends = Arc::new(AtomicBool::new(false));
             let start = Instant::now();
             let worker = |number: usize| Worker {
                 number,
                 work,
-                load: pause.map(|_| roster.load(number).unwrap()),
+                load: balanced.map(|_| roster.load(number).unwrap()),
                 ends: Arc::clone(&ends),
                 start,
                 chance: number as u64 + 1,
@@ -450,9 +484,13 @@ mod linux {
     fn cost(measured: bool) {
         println!("\nthe balancing thread, 16 members: part of one processor, programs a second");
         for (name, per_second) in [("idle", 0), ("3,000 connections/s", 3_000)] {
-            for pause in [5 * MS, MS] {
+            let balanced = ways().into_iter().filter_map(|way| match way {
+                Way::Group(_, _, balanced) => balanced,
+                Way::Acceptor => None,
+            });
+            for (engine, pause) in balanced {
                 let time = if measured { 2 } else { 0 };
-                let way = Way::Group("", Kernel::Hash, Some(pause));
+                let way = Way::Group("", Kernel::Hash, Some((engine, pause)));
                 let servers = Servers::start(way, 16, Work::Naps, false);
                 let balancing = servers._balancing.as_ref().unwrap();
                 let (before, begin) = (ran(), Instant::now());
@@ -472,7 +510,7 @@ mod linux {
                 let part = (ran() - before) as f64 / took.as_nanos() as f64;
                 let attaches = balancing.last().unwrap().attaches - attaches;
                 println!(
-                    "{name:<22}every {pause:?}: {:.2} %, {:.0}",
+                    "{name:<22}{engine:?}, every {pause:?}: {:.2} %, {:.0}",
                     part * 100.0,
                     attaches as f64 / took.as_secs_f64()
                 );
@@ -481,18 +519,26 @@ mod linux {
         }
     }
 
-    /// The nanoseconds for which the balancing thread ran (proc_pid_schedstat).
+    /// The nanoseconds for which the newest balancing thread ran (proc_pid_schedstat): that of another may be there
+    /// yet, although it was waited for.
     fn ran() -> u64 {
-        static LAST: AtomicU64 = AtomicU64::new(0);
         let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
-        for task in tasks {
-            let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
-            if read("comm").starts_with("reuseport-balan") {
-                let ran = read("schedstat");
-                let ran = ran.split(' ').next().and_then(|ran| ran.parse().ok());
-                LAST.store(ran.unwrap_or(0), Relaxed);
-            }
-        }
-        LAST.load(Relaxed)
+        let read = |task: &fs::DirEntry, file| {
+            fs::read_to_string(task.path().join(file)).unwrap_or_default()
+        };
+        let balances = |task: &fs::DirEntry| read(task, "comm").starts_with("reuseport-balan");
+        let id = |task: &fs::DirEntry| {
+            task.file_name()
+                .to_str()
+                .and_then(|id| id.parse::<u32>().ok())
+        };
+        let newest = tasks.filter(balances).max_by_key(id);
+        let ran = newest
+            .map(|task| read(&task, "schedstat"))
+            .unwrap_or_default();
+        ran.split(' ')
+            .next()
+            .and_then(|ran| ran.parse().ok())
+            .unwrap_or(0)
     }
 }

@@ -1,21 +1,19 @@
-//! A balancer: what it refuses, whom it gives what, and what it leaves as it was.
+//! A balancer: whom it gives what, and what it leaves as it was.
 
 #![cfg(target_os = "linux")]
 
 #[path = "util/members.rs"]
 mod members;
+#[path = "util/strace.rs"]
+mod strace;
 mod util;
 
-use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use members::{Client, HERE, Kind, Open};
-use reuseport::{
-    Balancer, ConnectionIds, Engine, Group, Instruction, Options, Roster, Socket, Spread, Std,
-    Steering, queue,
-};
-use util::{as_user, in_namespace, ours, until};
+use reuseport::{Balancer, ConnectionIds, Engine, Options, Roster, Socket, Steering, queue};
+use util::until;
 
 /// Many steps, in all of which nothing waits for the clock.
 fn steps(balancer: &mut Balancer, n: usize) -> u64 {
@@ -24,6 +22,14 @@ fn steps(balancer: &mut Balancer, n: usize) -> u64 {
         attaches = balancer.step().unwrap().attaches;
     }
     attaches
+}
+
+/// The second where it can be had.
+const ENGINES: [Engine; 2] = [Engine::Classic, Engine::Ebpf];
+
+/// What an eBPF program makes of loads is in `balance_ebpf`.
+fn classic<S: Socket>(roster: &Roster<S>) -> Balancer {
+    roster.balance().unwrap().engine(Engine::Classic)
 }
 
 fn open(options: &Options, n: usize) -> Open<TcpListener> {
@@ -43,7 +49,7 @@ fn counts<S: Kind>(open: &Open<S>, n: usize) -> Vec<usize> {
 fn nothing_is_attached_while_nothing_changes() {
     for n in [1, 2, 16, 64] {
         let open = open(&Options::new(), n);
-        let mut balancer = open.roster.balance().unwrap();
+        let mut balancer = classic(&open.roster);
         let loads: Vec<_> = (0..n)
             .map(|member| open.roster.load(member).unwrap())
             .collect();
@@ -62,10 +68,38 @@ fn nothing_is_attached_while_nothing_changes() {
     }
 }
 
+/// The queues of all members are asked for by one call, as long as nothing waits there.
+#[test]
+fn a_step_makes_few_system_calls() {
+    const STEPS: usize = 100;
+    let calls = strace::calls("a_step_makes_few_system_calls", || {
+        let mut groups = ENGINES.map(|engine| {
+            let open = open(&Options::new(), 16);
+            let mut balancer = open.roster.balance().unwrap().engine(engine);
+            steps(&mut balancer, 2);
+            (open, balancer)
+        });
+        strace::mark();
+        for (_, balancer) in &mut groups {
+            steps(balancer, STEPS / 2);
+        }
+        strace::mark();
+    });
+    let Some(calls) = calls else {
+        return;
+    };
+    let count = |name| calls.iter().filter(|call| *call == name).count();
+    let [dumps, looks] = ["write", "poll"].map(count);
+    assert!(looks + dumps >= STEPS, "{calls:?}");
+    // A dump ten times a second, and which process this is.
+    assert!(dumps <= STEPS / 5, "{dumps} dumps");
+    assert!(calls.len() <= 2 * STEPS + 3 * dumps + 10, "{calls:?}");
+}
+
 #[test]
 fn who_is_busier_gets_less_and_none_gets_all() {
     let open = open(&Options::new(), 4);
-    let mut balancer = open.roster.balance().unwrap();
+    let mut balancer = classic(&open.roster);
     let load = |member| open.roster.load(member).unwrap();
     let held: Vec<_> = (0..40).map(|_| load(1).hold()).collect();
     load(2).set(3);
@@ -85,7 +119,7 @@ fn who_is_busier_gets_less_and_none_gets_all() {
 #[test]
 fn dropping_it_leaves_the_steering_as_it_was() {
     let open = open(&Options::new().steering(Steering::Weights(vec![0, 1])), 2);
-    let mut balancer = open.roster.balance().unwrap();
+    let mut balancer = classic(&open.roster);
     open.roster.load(1).unwrap().set(1000);
     balancer.step().unwrap();
     // Who has no weight gets nothing, however busy the others are.
@@ -102,70 +136,85 @@ fn dropping_it_leaves_the_steering_as_it_was() {
 
 #[test]
 fn a_member_that_accepts_nothing_is_out_and_never_all_are() {
-    let mut open = open(&Options::new(), 3);
-    let mut balancer = open.roster.balance().unwrap().patience(Duration::ZERO);
-    let mut clients = Vec::new();
-    let waiting = |open: &Open<TcpListener>, member| queue(open.get(member)).unwrap().waiting;
-    // Each in turn gets stuck: what comes goes to those that are left.
-    for n in 1..=3 {
+    for engine in ENGINES {
+        let mut open = open(&Options::new(), 3);
+        let mut balancer = open
+            .roster
+            .balance()
+            .unwrap()
+            .engine(engine)
+            .patience(Duration::ZERO);
+        let mut clients = Vec::new();
+        let waiting = |open: &Open<TcpListener>, member| queue(open.get(member)).unwrap().waiting;
+        // Each in turn gets stuck: what comes goes to those that are left.
+        for n in 1..=3 {
+            clients.push(TcpStream::connect(open.ways[0]).unwrap());
+            let stuck =
+                until(|| Some(balancer.step().unwrap().stuck).filter(|stuck| stuck.len() == n));
+            let waits: Vec<_> = (0..3)
+                .filter(|&member| waiting(&open, member) > 0)
+                .collect();
+            assert_eq!(stuck, waits);
+            assert!(waits.iter().all(|&member| waiting(&open, member) == 1));
+        }
+        // For how long each has been counts no more then.
+        steps(&mut balancer, 16);
+        clients.extend((0..60).map(|_| TcpStream::connect(open.ways[0]).unwrap()));
+        assert!((0..3).all(|member| waiting(&open, member) > 5));
+        // The one that accepts is back, and gets everything.
+        balancer.step().unwrap();
+        open.get(1).accept().unwrap();
+        assert_eq!(balancer.step().unwrap().stuck, [0, 2]);
+        let before = [0, 1, 2].map(|member| waiting(&open, member));
+        clients.extend((0..20).map(|_| TcpStream::connect(open.ways[0]).unwrap()));
+        let after = [0, 1, 2].map(|member| waiting(&open, member));
+        assert_eq!(after, [before[0], before[1] + 20, before[2]]);
+        // Also when that one leaves, or closes without a word, somebody gets what comes.
+        open.drop_plainly(1);
+        balancer.step().unwrap();
         clients.push(TcpStream::connect(open.ways[0]).unwrap());
-        let stuck = until(|| Some(balancer.step().unwrap().stuck).filter(|stuck| stuck.len() == n));
-        let waits: Vec<_> = (0..3)
-            .filter(|&member| waiting(&open, member) > 0)
-            .collect();
-        assert_eq!(stuck, waits);
-        assert!(waits.iter().all(|&member| waiting(&open, member) == 1));
+        let left = [0, 2].map(|member| waiting(&open, member));
+        assert_eq!(left[0] + left[1], before[0] + before[2] + 1);
     }
-    // For how long each has been counts no more then.
-    steps(&mut balancer, 16);
-    clients.extend((0..60).map(|_| TcpStream::connect(open.ways[0]).unwrap()));
-    assert!((0..3).all(|member| waiting(&open, member) > 5));
-    // The one that accepts is back, and gets everything.
-    balancer.step().unwrap();
-    open.get(1).accept().unwrap();
-    assert_eq!(balancer.step().unwrap().stuck, [0, 2]);
-    let before = [0, 1, 2].map(|member| waiting(&open, member));
-    clients.extend((0..20).map(|_| TcpStream::connect(open.ways[0]).unwrap()));
-    let after = [0, 1, 2].map(|member| waiting(&open, member));
-    assert_eq!(after, [before[0], before[1] + 20, before[2]]);
-    // Also when that one leaves, or closes without a word, somebody gets what comes.
-    open.drop_plainly(1);
-    balancer.step().unwrap();
-    clients.push(TcpStream::connect(open.ways[0]).unwrap());
-    let left = [0, 2].map(|member| waiting(&open, member));
-    assert_eq!(left[0] + left[1], before[0] + before[2] + 1);
 }
 
 #[test]
 fn a_stuck_member_is_out_under_every_steering() {
-    let cpus = std::thread::available_parallelism().unwrap().get();
-    for steering in [
-        Steering::Hash,
-        Steering::Cpu,
-        Steering::Weights(vec![5; 4 * cpus]),
-    ] {
-        let open = open(&Options::new().steering(steering.clone()), 4 * cpus);
-        let mut balancer = open.roster.balance().unwrap().patience(Duration::ZERO);
-        let _client = TcpStream::connect(open.ways[0]).unwrap();
-        let stuck = until(|| balancer.step().unwrap().stuck.first().copied());
-        for _ in 0..50 {
-            let _more = TcpStream::connect(open.ways[0]).unwrap();
-            let others = open.members.iter().filter(|(number, _)| *number != stuck);
-            until(|| {
-                others
-                    .clone()
-                    .any(|(_, socket)| socket.take())
-                    .then_some(())
-            });
+    for engine in ENGINES {
+        let cpus = std::thread::available_parallelism().unwrap().get();
+        for steering in [
+            Steering::Hash,
+            Steering::Cpu,
+            Steering::Weights(vec![5; 4 * cpus]),
+        ] {
+            let open = open(&Options::new().steering(steering.clone()), 4 * cpus);
+            let mut balancer = open
+                .roster
+                .balance()
+                .unwrap()
+                .engine(engine)
+                .patience(Duration::ZERO);
+            let _client = TcpStream::connect(open.ways[0]).unwrap();
+            let stuck = until(|| balancer.step().unwrap().stuck.first().copied());
+            for _ in 0..50 {
+                let _more = TcpStream::connect(open.ways[0]).unwrap();
+                let others = open.members.iter().filter(|(number, _)| *number != stuck);
+                until(|| {
+                    others
+                        .clone()
+                        .any(|(_, socket)| socket.take())
+                        .then_some(())
+                });
+            }
+            assert_eq!(queue(open.get(stuck)).unwrap().waiting, 1, "{steering:?}");
         }
-        assert_eq!(queue(open.get(stuck)).unwrap().waiting, 1, "{steering:?}");
     }
 }
 
 #[test]
 fn who_joins_starts_gently() {
     let mut open = open(&Options::new(), 2);
-    let mut balancer = open.roster.balance().unwrap();
+    let mut balancer = classic(&open.roster);
     for member in 0..2 {
         open.roster.load(member).unwrap().set(500);
     }
@@ -185,29 +234,31 @@ fn who_joins_starts_gently() {
 
 #[test]
 fn who_leaves_gets_nothing() {
-    let mut open = open(&Options::new(), 3);
-    let mut balancer = open.roster.balance().unwrap();
-    open.roster.load(2).unwrap().set(70);
-    balancer.step().unwrap();
-    let leaving = open.roster.leave(0).unwrap();
-    steps(&mut balancer, 3);
-    for _ in 0..50 {
-        assert_ne!(open.taker(&[]), 0);
+    for engine in ENGINES {
+        let mut open = open(&Options::new(), 3);
+        let mut balancer = open.roster.balance().unwrap().engine(engine);
+        open.roster.load(2).unwrap().set(70);
+        balancer.step().unwrap();
+        let leaving = open.roster.leave(0).unwrap();
+        steps(&mut balancer, 3);
+        for _ in 0..50 {
+            assert_ne!(open.taker(&[]), 0);
+        }
+        util::assert_drained(leaving.wait());
+        drop(open.remove(0));
+        steps(&mut balancer, 3);
+        // Its number, and not its load, is for the next one.
+        assert_eq!(open.join(), 0);
+        assert_eq!(open.roster.load(0).unwrap().get(), 0);
+        assert_eq!(open.roster.load(2).unwrap().get(), 70);
     }
-    util::assert_drained(leaving.wait());
-    drop(open.remove(0));
-    steps(&mut balancer, 3);
-    // Its number, and not its load, is for the next one.
-    assert_eq!(open.join(), 0);
-    assert_eq!(open.roster.load(0).unwrap().get(), 0);
-    assert_eq!(open.roster.load(2).unwrap().get(), 70);
 }
 
 #[test]
 fn a_thousand_members_and_absurd_loads() {
     const N: usize = 1024;
     let open = open(&Options::new(), N);
-    let mut balancer = open.roster.balance().unwrap();
+    let mut balancer = classic(&open.roster);
     let absurd = [0, 1, 3, 40, 500, usize::MAX / 2, usize::MAX];
     let loads: Vec<_> = (0..N)
         .map(|member| open.roster.load(member).unwrap())
@@ -240,7 +291,7 @@ fn a_thousand_members_and_absurd_loads() {
 fn datagrams_with_an_id_stay_and_the_others_go_round_who_is_stuck() {
     let options = Options::new().steering(Steering::ConnectionIds(ConnectionIds::at(0)));
     let mut open = Open::<UdpSocket>::new(&options, HERE, 4);
-    let mut balancer = open.roster.balance().unwrap().patience(Duration::ZERO);
+    let mut balancer = classic(&open.roster).patience(Duration::ZERO);
     // Once, so that nothing of the hash is left.
     assert_eq!(steps(&mut balancer, 10), 1);
     let flows: Vec<_> = (0..100).map(|_| UdpSocket::client(open.ways[0])).collect();
@@ -278,143 +329,4 @@ fn datagrams_with_an_id_stay_and_the_others_go_round_who_is_stuck() {
     open.members.push((2, two));
     let after: Vec<_> = flows.iter().map(|flow| taker(&open, flow, 0xff)).collect();
     assert_eq!(after, before);
-}
-
-fn refused<S: Socket>(roster: &Roster<S>, why: &str) {
-    let error = roster.balance().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert_eq!(
-        ours(&error),
-        format!(
-            "cannot balance the group on {}: {why}",
-            error.addr().unwrap()
-        )
-    );
-}
-
-#[test]
-fn what_cannot_be_balanced_is_refused_with_a_reason() {
-    let program = || {
-        Steering::Program(vec![Instruction {
-            code: 0x06,
-            jt: 0,
-            jf: 0,
-            k: 0,
-        }])
-    };
-    let open = |options: Options| options.group("127.0.0.1:0", 2).unwrap();
-    let alone = "it is steered by a program of the caller's, which alone decides";
-    let udp = "a datagram does not tell whether its flow is new, so that flows would move to other \
-               members; with connection ids they stay";
-    refused(&open(Options::new().steering(program())).roster(), alone);
-    refused(
-        &open(Options::new().spread(Spread::Queue)).roster(),
-        "its members have one queue together, and nothing to choose",
-    );
-    let packets = Options::new().packet_group("127.0.0.1:0", 2).unwrap();
-    refused(&packets.roster(), udp);
-
-    let group = open(Options::new());
-    let roster = group.roster();
-    let balancer = roster.balance().unwrap();
-    refused(&roster, "another Balancer does");
-    let error = roster.steer(&program()).unwrap_err();
-    let addr = group.local_addr();
-    assert_eq!(
-        ours(&error),
-        format!("cannot steer the group on {addr}: it is balanced by load, and {alone}")
-    );
-    let error = roster.load(2).unwrap_err();
-    assert_eq!(
-        ours(&error),
-        format!("there is no load to publish in the group on {addr}: it has no member 2")
-    );
-    drop(balancer);
-    roster.steer(&program()).unwrap();
-}
-
-#[test]
-fn members_whose_places_are_not_known_are_not_weighted() {
-    let sockets = {
-        let first = Options::new().listen::<Std>("127.0.0.1:0").unwrap();
-        let addr = first.local_addr().unwrap();
-        [first, Options::new().listen::<Std>(addr).unwrap()]
-    };
-    let group = Group::<TcpListener>::adopt(sockets).unwrap();
-    let mut balancer = group.roster().balance().unwrap();
-    // As long as all are alike it does not matter.
-    assert_eq!(steps(&mut balancer, 5), 0);
-    group.roster().load(1).unwrap().set(50);
-    let error = balancer.step().unwrap_err();
-    assert!(
-        ours(&error).contains("the places of its members are not known"),
-        "{error}"
-    );
-    group.roster().load(1).unwrap().set(0);
-    assert_eq!(steps(&mut balancer, 5), 0);
-}
-
-#[test]
-fn another_namespace_has_other_queues() {
-    let open = open(&Options::new(), 2);
-    in_namespace("a balancer of another network namespace", || {
-        let mut balancer = open.roster.balance().unwrap();
-        let error = balancer.step().unwrap_err();
-        assert!(
-            ours(&error).contains("none of its queues is seen"),
-            "{error}"
-        );
-    });
-    // That of the thread that began counts, and not that of the step.
-    let mut balancer = open.roster.balance().unwrap();
-    in_namespace("a step in another network namespace", || {
-        balancer.step().unwrap()
-    });
-}
-
-#[test]
-fn it_needs_no_privilege() {
-    as_user(1234, "balancing without a privilege", || {
-        let open = open(&Options::new(), 2);
-        let mut balancer = open.roster.balance().unwrap();
-        open.roster.load(0).unwrap().set(100);
-        assert_eq!(balancer.step().unwrap().attaches, 1);
-        let got = counts(&open, 100);
-        assert!(got[0] < 25, "{got:?}");
-    });
-}
-
-#[test]
-fn the_thread_ends_with_its_handle() {
-    let open = open(&Options::new(), 2);
-    let threads = || {
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-        let names = tasks.flat_map(|task| std::fs::read_to_string(task.path().join("comm")));
-        names
-            .filter(|name| name.trim_end() == "reuseport-balan")
-            .count()
-    };
-    let balancing = open
-        .roster
-        .balance()
-        .unwrap()
-        .spawn(Duration::from_millis(1))
-        .unwrap();
-    let load = open.roster.load(0).unwrap();
-    load.set(100);
-    until(|| (balancing.last().unwrap().attaches == 1).then_some(()));
-    assert!(threads() >= 1);
-    let begin = std::time::Instant::now();
-    drop(balancing);
-    assert!(begin.elapsed() < util::PATIENCE);
-    // The group is free for another.
-    let long = open
-        .roster
-        .balance()
-        .unwrap()
-        .spawn(Duration::from_secs(3600))
-        .unwrap();
-    // It does not sleep on.
-    drop(long);
-    open.roster.balance().unwrap();
 }

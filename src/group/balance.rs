@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::load::{Cell, Load};
+use super::seating::Told;
+use super::sock::Sock;
 use super::state::State;
-use super::table::{Id, Role};
+use super::table::{Entry, Id, Role};
 use crate::error::Error;
 use crate::steering::{Policy, Seen, Spread, Steering, is_even};
-use crate::sys::{self, Kind};
+use crate::sys::{self, Kind, Weak};
 use crate::trace::Event;
 
 /// How much of a UDP socket's queue counts as one datagram: the kernel takes at least 768 bytes for the
@@ -25,6 +27,8 @@ pub(super) struct Stepped {
     pub(super) attached: bool,
     /// Whether this process decides on the group.
     pub(super) decides: bool,
+    /// Whether the kernel's program sees the loads as they are.
+    pub(super) sees_loads: bool,
 }
 
 impl State {
@@ -68,7 +72,8 @@ impl State {
     pub(super) fn end_balancing(&mut self) -> Result<(), Error> {
         let before = self.weights();
         self.loads = None;
-        match before == self.weights() && self.kind == Kind::Tcp {
+        let is_told = self.told == Told::Other;
+        match is_told && before == self.weights() && self.kind == Kind::Tcp {
             true => Ok(()),
             false => self.reprogram(),
         }
@@ -76,11 +81,15 @@ impl State {
 
     /// What the worker of a member publishes.
     pub(super) fn load(&mut self, number: usize) -> Result<Load, Error> {
-        let mut own = self.table.iter_mut().filter(|entry| entry.role.is_own());
-        match own.find(|entry| entry.number == Some(number)) {
-            Some(entry) => {
-                let cell = entry.socket.load.get_or_insert_default();
-                Ok(Load(Arc::clone(cell)))
+        let own = self.table.numbered(number);
+        match own.map(|entry| (entry.id, entry.socket.load.clone())) {
+            Some((_, Some(cell))) => Ok(Load(cell)),
+            Some((id, None)) => {
+                let cell = self.new_cell();
+                if let Some(entry) = self.table.get_mut(id) {
+                    entry.socket.load = Some(Arc::clone(&cell));
+                }
+                Ok(Load(cell))
             }
             None => {
                 let what = format!("there is no load to publish in the group on {}", self.addr);
@@ -89,22 +98,60 @@ impl State {
         }
     }
 
-    /// Sees to the loads: `queues` is what the kernel has for each inode on the port.
+    /// Puts the members whose queues are to be read into the list: none of them where one of them has no
+    /// descriptor here that it can be read by.
+    ///
+    /// False where nothing is to be read, as another process decides.
+    pub(super) fn watch(&mut self, members: &mut Vec<Weak>) -> bool {
+        members.clear();
+        for entry in self.serving() {
+            let Some(weak) = entry.socket.weak() else {
+                members.clear();
+                break;
+            };
+            members.push(weak.clone());
+        }
+        self.mark();
+        self.decides()
+    }
+
+    /// Those that get what is new by their loads.
+    fn serving(&self) -> impl Iterator<Item = &Entry<Sock>> {
+        let serves = |role| role == Role::Serves && self.gets_new(role);
+        self.table.iter().filter(move |entry| serves(entry.role))
+    }
+
+    /// Sees to the loads: `queues` is what the kernel has for each inode on the port, or only for members.
     pub(super) fn balance(
         &mut self,
         policy: &mut Policy<Id>,
         now: Duration,
         queues: &HashMap<u64, u32>,
+        are_all: bool,
+        by_ebpf: bool,
     ) -> Result<Stepped, Error> {
         if !self.decides() {
             return Ok(Stepped::default());
         }
         let is_seen = |inode: Option<u64>| inode.is_some_and(|inode| queues.contains_key(&inode));
         // One that is not seen may have left without a word.
-        if !self.table.iter().all(|entry| is_seen(entry.socket.inode)) {
+        if are_all && !self.table.iter().all(|entry| is_seen(entry.socket.inode)) {
             self.sweep()?;
         }
-        let seen: Vec<_> = self.seen(queues).collect();
+        let by_ebpf = by_ebpf && self.is_settled();
+        self.settle_accounts(queues);
+        let is_told = match by_ebpf {
+            true => self.told == Told::This,
+            false => self.told == Told::Other,
+        };
+        if is_told && policy.rests(self.seen(queues, by_ebpf)) {
+            return Ok(Stepped {
+                decides: true,
+                sees_loads: by_ebpf,
+                ..Stepped::default()
+            });
+        }
+        let seen: Vec<_> = self.seen(queues, by_ebpf).collect();
         if !seen.is_empty() && seen.iter().all(|seen| seen.queue.is_none()) {
             let why = "none of its queues is seen: this thread is in another network namespace, or \
                        the system does not tell";
@@ -124,35 +171,46 @@ impl State {
         }
         let stuck = policy.stuck().filter_map(|id| self.number_of(id)).collect();
         let is_first = self.loads.as_ref().is_some_and(BTreeMap::is_empty);
+        let done = |attached, sees_loads| Stepped {
+            stuck,
+            attached,
+            decides: true,
+            sees_loads,
+        };
+        if by_ebpf {
+            if let Ok(attached) = self.seat(&decision.shares) {
+                self.loads = Some(decision.shares);
+                return Ok(done(attached, true));
+            }
+            policy.stir();
+        }
         let before = self.weights();
         let loads = self.loads.replace(decision.shares);
         let after = self.weights();
-        let serves = |role| role == Role::Serves && self.gets_new(role);
-        let mut serving = self.table.iter().filter(|entry| serves(entry.role));
-        if !is_even(after.iter().copied()) && serving.any(|entry| !entry.exact) {
+        let is_known = self.serving().all(|entry| entry.exact);
+        if !is_even(after.iter().copied()) && !is_known {
             self.loads = loads;
+            policy.stir();
             return Err(self.disordered());
         }
         // Of UDP the hash is replaced by slots, which move no flow later but those of a member whose share
         // changes.
-        let attached = before != after || is_first && self.kind == Kind::Udp;
+        let is_other = self.told != Told::Other;
+        let attached = is_other || before != after || is_first && self.kind == Kind::Udp;
         if attached {
-            self.program_strictly()
-                .inspect_err(|_| self.loads = loads)?;
+            self.program_strictly().inspect_err(|_| {
+                self.loads = loads;
+                policy.stir();
+            })?;
+            // Where no member was left there was nothing to tell.
+            self.told = Told::Other;
         }
-        Ok(Stepped {
-            stuck,
-            attached,
-            decides: true,
-        })
+        Ok(done(attached, false))
     }
 
-    /// What is seen of those that get what is new.
-    fn seen(&self, queues: &HashMap<u64, u32>) -> impl Iterator<Item = Seen<Id>> {
-        let serves = |role| role == Role::Serves && self.gets_new(role);
-        let serving = self.table.iter().filter(move |entry| serves(entry.role));
-        let of = |cell: &Option<Arc<Cell>>, f: fn(&Cell) -> usize| cell.as_deref().map_or(0, f);
-        serving.map(move |entry| {
+    /// What is seen of those that get what is new; without their loads, where the kernel's program sees those.
+    fn seen(&self, queues: &HashMap<u64, u32>, by_ebpf: bool) -> impl Iterator<Item = Seen<Id>> {
+        self.serving().map(move |entry| {
             let queue = entry.socket.inode.and_then(|inode| queues.get(&inode));
             let in_units = |bytes: u32| match self.kind {
                 Kind::Tcp => bytes,
@@ -162,7 +220,10 @@ impl State {
             Seen {
                 key: entry.id,
                 queue: queue.map(|queue| in_units(*queue)),
-                load: of(cell, Cell::load),
+                load: match by_ebpf {
+                    true => 0,
+                    false => cell.as_deref().map_or(0, Cell::load),
+                },
                 taken: cell.as_deref().map_or(0, Cell::taken),
                 weight: self.steering.weight(entry.number),
             }
@@ -175,9 +236,8 @@ impl State {
 
     /// What the program makes of the loads; even ones are all the same to it.
     fn weights(&self) -> Vec<u32> {
-        let serves = |role| role == Role::Serves && self.gets_new(role);
-        let serving = self.table.iter().filter(|entry| serves(entry.role));
-        let mut weights: Vec<u32> = serving.map(|entry| self.load_share(entry)).collect();
+        let share = |entry| self.load_share(entry);
+        let mut weights: Vec<u32> = self.serving().map(share).collect();
         if is_even(weights.iter().copied()) {
             weights.fill(1);
         }

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::balance::Stepped;
 use super::load::Load;
 use super::roster::Roster;
 use super::shared::Shared;
@@ -43,6 +44,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 ///   [connection ids](crate::Steering::ConnectionIds): what has an id stays with its member, and of the clients
 ///   that have none yet one in 256 or a few move when the share of a member changes.
 ///
+/// - With the feature `ebpf`, and the privilege for it, the kernel sees what workers publish as it is when a
+///   connection comes: see [`Engine::Ebpf`]. A step then finds out what waits, and who is stuck.
+///
 /// Dropping it ends it: the group is steered as if there had been none.
 ///
 /// ```
@@ -51,9 +55,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 ///
 /// let group = Options::new().group("localhost:0", 4)?;
 /// let mut balancer = group.roster().balance()?;
-/// // Nothing waits anywhere, so that nothing changes.
+/// // Nothing waits anywhere.
 /// let balance = balancer.step()?;
-/// assert_eq!(balance.attaches, 0);
 /// assert!(balance.stuck.is_empty());
 /// # }
 /// # Ok::<(), std::io::Error>(())
@@ -61,7 +64,11 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub struct Balancer {
     pub(super) shared: Arc<Shared>,
     queues: sys::Queues,
+    members: Vec<sys::Weak>,
+    /// What waits, by inode; both are kept for their memory.
+    waiting: HashMap<u64, u32>,
     policy: Policy<Id>,
+    engine: Engine,
     start: Instant,
     attaches: u64,
     /// A child that was forked has a copy of this, and must not use it.
@@ -72,12 +79,12 @@ pub struct Balancer {
 ///
 /// ```
 /// # #[cfg(target_os = "linux")] {
-/// use reuseport::{Engine, Options};
+/// use reuseport::Options;
 ///
 /// let group = Options::new().group("localhost:0", 2)?;
 /// let balance = group.roster().balance()?.step()?;
-/// assert_eq!(balance.engine, Engine::Classic);
 /// assert!(balance.decides);
+/// println!("the kernel is told by {:?}", balance.engine);
 /// # }
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -101,6 +108,15 @@ pub struct Balance {
 pub enum Engine {
     /// By a classic BPF program, which a step replaces: the kernel knows the loads of the last step.
     Classic,
+    /// By an eBPF program, which sees what the workers publish as it is when a connection comes: with the feature
+    /// `ebpf`, on Linux 5.5 or later, where the thread that asks for the first [`Load`], or makes the first step,
+    /// may load one (CAP_BPF).
+    ///
+    /// Of two members that are drawn by their weights the less loaded gets it, or another that is idle. A connection
+    /// that was given to a member counts from that moment until its worker [holds](Load::hold) it, or a step sees
+    /// that it does not wait. It is for TCP, steered by the hash or by weights, up to 1,024 members. While
+    /// members leave, or another process takes over or has sockets in the group, a classic program stands in.
+    Ebpf,
 }
 
 impl<S: Socket> Roster<S> {
@@ -182,7 +198,10 @@ impl Balancer {
         Ok(Self {
             shared,
             queues,
+            members: Vec::new(),
+            waiting: HashMap::new(),
             policy: Policy::new(PATIENCE),
+            engine: Engine::Ebpf,
             start: Instant::now(),
             attaches: 0,
             process: std::process::id(),
@@ -208,6 +227,27 @@ impl Balancer {
     #[must_use = "dropping it ends it"]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.policy.patience = patience;
+        self
+    }
+
+    /// How the kernel is to be told, instead of the best way that there is.
+    ///
+    /// [`Engine::Ebpf`] is taken where it can be had, and `Classic` otherwise; [`Balance::engine`] says which it was
+    /// in a step.
+    ///
+    /// ```
+    /// # #[cfg(target_os = "linux")] {
+    /// use reuseport::{Engine, Options};
+    ///
+    /// let group = Options::new().group("localhost:0", 4)?;
+    /// let mut balancer = group.roster().balance()?.engine(Engine::Classic);
+    /// assert_eq!(balancer.step()?.engine, Engine::Classic);
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use = "dropping it ends it"]
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = engine;
         self
     }
 
@@ -258,17 +298,12 @@ impl Balancer {
             let why = "this process was forked from the one that does";
             return Err(Error::invalid(what, why).at(addr));
         }
-        let mut queues = HashMap::new();
-        self.queues
-            .read(|inode, waiting| {
-                queues.insert(inode, waiting);
-            })
-            .map_err(|error| unseen(&self.shared, error))?;
-        let now = self.start.elapsed();
-        let stepped = self
-            .shared
-            .state()
-            .balance(&mut self.policy, now, &queues)?;
+        // Before another process decides, and after, there is nothing to see.
+        let decides = self.shared.state().watch(&mut self.members);
+        let stepped = match decides {
+            true => self.see()?,
+            false => Stepped::default(),
+        };
         self.attaches += u64::from(stepped.attached);
         let mut stuck = stepped.stuck;
         stuck.sort_unstable();
@@ -276,8 +311,26 @@ impl Balancer {
             stuck,
             attaches: self.attaches,
             decides: stepped.decides,
-            engine: Engine::Classic,
+            engine: match stepped.sees_loads {
+                true => Engine::Ebpf,
+                false => Engine::Classic,
+            },
         })
+    }
+}
+
+impl Balancer {
+    fn see(&mut self) -> Result<Stepped, Error> {
+        let waiting = &mut self.waiting;
+        waiting.clear();
+        let read = self.queues.read(&self.members, |inode, n| {
+            waiting.insert(inode, n);
+        });
+        let are_all = read.map_err(|error| unseen(&self.shared, error))?;
+        let now = self.start.elapsed();
+        let mut state = self.shared.state();
+        let by_ebpf = self.engine == Engine::Ebpf;
+        state.balance(&mut self.policy, now, waiting, are_all, by_ebpf)
     }
 }
 

@@ -136,8 +136,7 @@ impl Balancing {
     ///
     /// let group = Options::new().group("localhost:0", 2)?;
     /// let balancing = group.roster().balance()?.spawn(Duration::from_millis(5))?;
-    /// // Nothing has changed since it began.
-    /// assert_eq!(balancing.last()?.attaches, 0);
+    /// println!("{} programs were attached", balancing.last()?.attaches);
     /// # }
     /// # Ok::<(), std::io::Error>(())
     /// ```

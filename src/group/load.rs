@@ -1,7 +1,10 @@
 //! What a worker tells of its load, without a system call.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::sys::Board;
+use crate::sys::slot::Slot;
 
 /// The load that one member's worker publishes, for a [`Balancer`](crate::Balancer) to see.
 ///
@@ -10,6 +13,10 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 /// use to a group that no `Balancer` sees to, and may be published all the same.
 ///
 /// A worker that publishes nothing is served too: the kernel tells what waits in its queue.
+///
+/// With the feature `ebpf`, and where the process may load a program, this is memory that the kernel's program reads,
+/// two descriptors and 150 KiB for a group. Then a child that was forked publishes the same loads: it must not drop
+/// what its parent [holds](Self::hold).
 ///
 /// ```
 /// # #[cfg(target_os = "linux")] {
@@ -58,14 +65,15 @@ pub struct Load(pub(super) Arc<Cell>);
 #[must_use = "the connection counts as long as this is there"]
 pub struct Held(Arc<Cell>);
 
-/// The atomics of one member, alone on their cache lines: two, as processors fetch them in pairs.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub(super) struct Cell {
-    set: AtomicUsize,
-    held: AtomicU32,
-    /// How many were ever held; it wraps.
-    taken: AtomicU32,
+/// Where one member's worker publishes.
+#[derive(Debug)]
+pub(super) struct Cell(Place);
+
+#[derive(Debug)]
+enum Place {
+    Own(Box<Slot>),
+    /// Where the kernel's program sees it.
+    Shared(Arc<Board>, usize),
 }
 
 impl Load {
@@ -86,7 +94,7 @@ impl Load {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn set(&self, load: usize) {
-        self.0.set.store(load, Relaxed);
+        self.0.slot().set.store(load, Relaxed);
     }
 
     /// Counts a connection until what this returns is dropped, which any thread may do.
@@ -105,8 +113,9 @@ impl Load {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn hold(&self) -> Held {
-        self.0.held.fetch_add(1, Relaxed);
-        self.0.taken.fetch_add(1, Relaxed);
+        let slot = self.0.slot();
+        slot.held.fetch_add(1, Relaxed);
+        slot.taken.fetch_add(1, Relaxed);
         Held(Arc::clone(&self.0))
     }
 
@@ -129,18 +138,52 @@ impl Load {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.held.fetch_sub(1, Relaxed);
+        self.0.slot().held.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Default for Cell {
+    fn default() -> Self {
+        Self(Place::Own(Box::default()))
     }
 }
 
 impl Cell {
+    /// In a slot of the board, which nobody else has any more.
+    pub(super) fn on(board: &Arc<Board>, at: usize) -> Self {
+        let slot = board.slot(at);
+        slot.set.store(0, Relaxed);
+        for count in [&slot.held, &slot.taken, &slot.given, &slot.base] {
+            count.store(0, Relaxed);
+        }
+        Self(Place::Shared(Arc::clone(board), at))
+    }
+
+    fn slot(&self) -> &Slot {
+        match &self.0 {
+            Place::Own(slot) => slot,
+            Place::Shared(board, at) => board.slot(*at),
+        }
+    }
+
+    /// Its slot, where it has one that the kernel's program sees.
+    pub(super) fn place(&self) -> Option<usize> {
+        match &self.0 {
+            Place::Own(_) => None,
+            Place::Shared(_, at) => Some(*at),
+        }
+    }
+
     pub(super) fn load(&self) -> usize {
-        let held = usize::try_from(self.held.load(Relaxed)).unwrap_or(usize::MAX);
-        self.set.load(Relaxed).saturating_add(held)
+        let slot = self.slot();
+        // A child that was forked has dropped what its parent holds.
+        let held = i32::try_from(slot.held.load(Relaxed)).unwrap_or(0);
+        let held = usize::try_from(held).unwrap_or(0);
+        slot.set.load(Relaxed).saturating_add(held)
     }
 
     /// A number that changes whenever a connection is held.
     pub(super) fn taken(&self) -> u32 {
-        self.taken.load(Relaxed)
+        self.slot().taken.load(Relaxed)
     }
 }

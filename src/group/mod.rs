@@ -25,6 +25,7 @@ mod member;
 mod open;
 mod program;
 mod roster;
+mod seating;
 mod shared;
 mod signal;
 mod sock;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::seating::Told;
 use super::sock::Sock;
 use super::state::{Stage, State};
 use super::table::{Entry, Id, Role};
@@ -56,7 +57,9 @@ impl State {
             Err(error) if strictly => return Err(error),
             Err(_) => sys::dispatch(via, &Dispatch::Hash),
         };
-        dispatched.map_err(|error| self.refused(error))
+        dispatched.map_err(|error| self.refused(error))?;
+        self.told = Told::Other;
+        Ok(())
     }
 
     pub(super) fn dispatch(

@@ -106,6 +106,14 @@ impl Sock {
         all.as_ref().is_some_and(|all| !weak.is_held(all, &kept))
     }
 
+    /// By what it can be looked at as long as its owner in this process has it.
+    pub(super) fn weak(&self) -> Option<&Weak> {
+        match &self.held {
+            Held::Own(weak) => Some(weak),
+            Held::Lent(_) | Held::Unseen => None,
+        }
+    }
+
     /// Whether its owner is a worker of this process.
     pub(super) fn is_own(&self) -> bool {
         matches!(self.held, Held::Own(_))

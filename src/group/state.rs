@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::dial::Clients;
+use super::seating::{Boarding, Told};
 use super::sock::Sock;
 use super::table::{Entry, Id, Role, Table};
 use crate::error::Error;
@@ -34,6 +35,9 @@ pub(crate) struct State {
     pub(super) cpus: Vec<usize>,
     /// What the loads leave each member of what is new, beside the others; none where they do not count.
     pub(super) loads: Option<BTreeMap<Id, u32>>,
+    /// The program that chooses by the loads as they are, if there is one.
+    pub(super) boarding: Boarding,
+    pub(super) told: Told,
     pub(super) stage: Stage,
     pub(super) clients: Clients,
     /// How often members that are leaving may have got what is new: no other was left, or one was gone
@@ -82,6 +86,8 @@ impl State {
             steering: Steering::Hash,
             cpus: Vec::new(),
             loads: None,
+            boarding: Boarding::default(),
+            told: Told::Other,
             stage: Stage::Ours,
             clients: Clients::default(),
             surprises: 0,
@@ -108,6 +114,9 @@ impl State {
 
     pub(crate) fn set_stage(&mut self, stage: Stage) {
         self.stage = stage;
+        if self.told == Told::This {
+            self.told = Told::Perhaps;
+        }
     }
 
     /// Whether all members are one socket, of which another process may have descriptors too.

@@ -35,7 +35,7 @@ const LONG: u32 = 15;
 const NOISE: u32 = 1;
 
 /// What is seen of a member at a step.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen<K> {
     pub(crate) key: K,
     /// What waits in its queue; none where that is not known now.
@@ -77,6 +77,8 @@ pub(crate) struct Policy<K> {
     known: BTreeMap<K, Known>,
     /// How many connections come from one step to the next, as far as that is seen.
     arrivals: f64,
+    /// What was seen at the last step, if nothing waited and all that goes by steps was over.
+    rest: Vec<Seen<K>>,
     pub(crate) patience: Duration,
 }
 
@@ -85,6 +87,7 @@ impl<K: Copy + Ord> Policy<K> {
         Self {
             known: BTreeMap::new(),
             arrivals: 0.0,
+            rest: Vec::new(),
             patience,
         }
     }
@@ -95,9 +98,28 @@ impl<K: Copy + Ord> Policy<K> {
         stuck.map(|(key, _)| *key)
     }
 
+    /// Whether a step would decide as the last one did, and need not be made: nothing waits, and nothing has
+    /// changed.
+    pub(crate) fn rests(&self, seen: impl Iterator<Item = Seen<K>>) -> bool {
+        !self.rest.is_empty() && seen.eq(self.rest.iter().copied())
+    }
+
+    /// What was decided is not in force.
+    pub(crate) fn stir(&mut self) {
+        self.rest.clear();
+    }
+
     /// `now` is the time since any moment that stays the same.
     pub(crate) fn step(&mut self, now: Duration, seen: &[Seen<K>]) -> Decision<K> {
         let (stuck, back) = self.remember(now, seen);
+        // Up to one arrival for two members a step counts as none.
+        let few = 2.0 * self.arrivals <= seen.len() as f64;
+        let is_idle = |seen: &Seen<K>| seen.queue == Some(0);
+        let is_over = |known: &Known| !known.is_stuck && known.age > WARM;
+        self.rest.clear();
+        if few && seen.iter().all(is_idle) && self.known.values().all(is_over) {
+            self.rest.extend(seen);
+        }
         let mut members = self.members(seen);
         fill(&mut members, self.arrivals);
         let shares = members.iter().map(|member| member.part / member.even);

@@ -52,6 +52,7 @@
 //! - `process_name(u32) -> Option<String>`: the name of a process, for sentences.
 //! - `queue(BorrowedFd) -> io::Result<Queue>`: the accept queue of what may be no listener.
 //! - `packet_queue(BorrowedFd) -> io::Result<PacketQueue>`: the receive queue of a UDP socket.
+//! - `Board`, with the feature `ebpf`: a program that chooses by the loads as they are, and its memory.
 //! - `Queues`: what waits in the queues of the sockets on an address, read again and again.
 //! - `occupants(u16) -> io::Result<Vec<Occupant>>`: the sockets on a port, in any order.
 //!
@@ -70,6 +71,7 @@ mod fd;
 pub(crate) mod fork;
 mod program;
 pub(crate) mod reap;
+pub(crate) mod slot;
 mod socket;
 
 use std::io;
@@ -115,6 +117,15 @@ cfg_if::cfg_if! {
         mod none;
         use none as sharing;
         use none as control;
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(all(feature = "ebpf", target_os = "linux"))] {
+        pub(crate) use linux::Board;
+    } else {
+        mod boardless;
+        pub(crate) use boardless::Board;
     }
 }
 

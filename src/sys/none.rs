@@ -260,7 +260,7 @@ impl Queues {
         Err(untold())
     }
 
-    pub(crate) fn read(&mut self, _: impl FnMut(u64, u32)) -> io::Result<()> {
+    pub(crate) fn read(&mut self, _: &[Weak], _: impl FnMut(u64, u32)) -> io::Result<bool> {
         match *self {}
     }
 }

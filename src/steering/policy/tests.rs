@@ -285,3 +285,31 @@ fn long_lives_are_spread_within_a_hundredth() {
     let fullest = loads.iter().max().unwrap();
     assert!(fullest * 100 <= 1250 * 102, "{loads:?}");
 }
+
+#[test]
+fn it_rests_only_where_another_step_would_change_nothing() {
+    let mut policy = policy();
+    let members = [seen(0, 0, 3), seen(1, 0, 900), seen(2, 0, 0)];
+    let rests = |policy: &Policy<usize>, seen: &[Seen<usize>]| policy.rests(seen.iter().copied());
+    let first = policy.step(Duration::ZERO, &members);
+    assert!(rests(&policy, &members));
+    assert_eq!(policy.step(STEP, &members), first);
+    for other in [seen(1, 0, 899), seen(1, 1, 900), seen(3, 0, 900)] {
+        assert!(!rests(&policy, &[members[0], other, members[2]]));
+    }
+    assert!(!rests(&policy, &members[..2]));
+    policy.stir();
+    assert!(!rests(&policy, &members));
+    // Something waits, or has come; or one has joined, and is not due its share yet.
+    policy.step(2 * STEP, &[members[0], seen(1, 9, 900), members[2]]);
+    assert!(!rests(&policy, &members));
+    policy.step(3 * STEP, &members);
+    assert!(!rests(&policy, &members), "9 have come");
+    let joined = [members[0], members[1], members[2], seen(7, 0, 0)];
+    for step in 4..4 + WARM {
+        policy.step(step * STEP, &joined);
+        assert!(!rests(&policy, &joined));
+    }
+    policy.step((4 + WARM) * STEP, &joined);
+    assert!(rests(&policy, &joined));
+}

@@ -8,6 +8,10 @@
 ))]
 mod answer;
 mod barrier;
+#[cfg(all(feature = "ebpf", target_os = "linux"))]
+mod board;
+#[cfg(all(feature = "ebpf", target_os = "linux"))]
+mod choice;
 mod clients;
 mod descriptors;
 mod diag;
@@ -37,6 +41,8 @@ use std::io;
 use std::net::SocketAddr;
 
 pub(crate) use barrier::barrier;
+#[cfg(all(feature = "ebpf", target_os = "linux"))]
+pub(crate) use board::Board;
 pub(crate) use clients::{finds_by_peer, only_from};
 pub(crate) use drain::{
     can_hide, hide, interface, is_hidden, is_readable, migrates, remove, set_alone,

@@ -18,19 +18,29 @@ cfg_if::cfg_if! {
 }
 
 pub(crate) fn queue(fd: BorrowedFd<'_>) -> io::Result<Queue> {
-    // The start of struct tcp_info: tcpi_state is its first byte, tcpi_unacked and tcpi_sacked are
-    // the last two of these words.
-    let info = words::<8>(fd, libc::IPPROTO_TCP, libc::TCP_INFO)?;
-    let [state, .., waiting, limit] = info.ok_or_else(untold)?;
-    if state.to_ne_bytes()[0] != LISTEN {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
+    let [waiting, limit] = accept_queue(fd)?;
     let Memory { drops, .. } = memory(fd)?;
     Ok(Queue {
         waiting,
         limit,
         drops,
     })
+}
+
+/// How many connections wait in a listener.
+pub(super) fn waiting(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    accept_queue(fd).map(|[waiting, _]| waiting)
+}
+
+fn accept_queue(fd: BorrowedFd<'_>) -> io::Result<[u32; 2]> {
+    // The start of struct tcp_info: tcpi_state is its first byte, tcpi_unacked and tcpi_sacked are
+    // the last two of these words.
+    let info = words::<8>(fd, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    let [state, .., waiting, limit] = info.ok_or_else(untold)?;
+    match state.to_ne_bytes()[0] {
+        LISTEN => Ok([waiting, limit]),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
+    }
 }
 
 pub(crate) fn packet_queue(fd: BorrowedFd<'_>) -> io::Result<PacketQueue> {

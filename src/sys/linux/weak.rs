@@ -9,12 +9,20 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use super::queue;
 use crate::sys::unix::{check, stat};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Weak {
     number: RawFd,
     file: File,
+}
+
+/// poll(2) without waiting: how many of these have something to tell.
+pub(super) fn poll(entries: &mut [libc::pollfd]) -> io::Result<usize> {
+    // SAFETY: the pointer and the count are those of `entries`, which outlives the call.
+    let ready = check(unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as _, 0) })?;
+    Ok(ready as usize)
 }
 
 /// What a descriptor stands for.
@@ -88,6 +96,23 @@ impl Weak {
     /// Whether the number still stands for the socket.
     pub(crate) fn is_open(&self) -> bool {
         matches!(File::at(self.number), Ok(Some(file)) if file == self.file)
+    }
+
+    /// For [`poll`], which is to tell of what waits, and of what no listener is.
+    pub(super) fn to_poll(&self) -> libc::pollfd {
+        libc::pollfd {
+            fd: self.number,
+            events: libc::POLLIN | libc::POLLOUT,
+            revents: 0,
+        }
+    }
+
+    /// How many connections wait in the listener.
+    pub(super) fn queued(&self) -> io::Result<u32> {
+        // SAFETY: the number may stand for nothing, or for something else by now, and is only asked: both are
+        // errors or show in the answer.
+        let fd = unsafe { BorrowedFd::borrow_raw(self.number) };
+        queue::waiting(fd)
     }
 
     /// Another descriptor of the socket; None where no descriptor of this process stands for it.
