@@ -112,8 +112,8 @@ impl Joint {
 
     /// That one is ready, whose predecessor hears on `line`; whether all predecessors have been told.
     ///
-    /// The last one tells all, so that there is hardly a time in which some know it and others do not: in it the end
-    /// of this process would leave them with a part.
+    /// The last one tells all. Until the last of them has been told nothing is hidden that it had: so where this
+    /// process dies in between, the predecessors go on with all.
     pub(super) fn is_over(&self, at: usize, line: Option<Arc<OwnedFd>>) -> bool {
         let mut state = self.state();
         match state.told {

@@ -55,8 +55,9 @@ pub(crate) use table::Id;
 ///
 /// [`Options::group`] and [`Options::packet_group`] open one; all its errors come from there, on
 /// the calling thread, while the process still has its privileges. Its members are std's sockets,
-/// in blocking mode, and each [enters its runtime](Member::attach) where it works. Dropping the
-/// group closes the members that are left.
+/// in blocking mode, and each [enters its runtime](Member::attach) where it works; only those of a
+/// generation of [one queue](crate::Generation#one-queue) do not block. Dropping the group closes the
+/// members that are left.
 ///
 /// ```
 /// # #[cfg(feature = "std")] {

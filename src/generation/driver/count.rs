@@ -9,7 +9,7 @@ use crate::generation::machine::{Action, Event, State};
 use crate::group::{Remains, Seen, barrier, look};
 use crate::sys;
 
-/// How long it is not looked again whether the other addresses are ready, which say so.
+/// When it is looked again whether the other addresses are ready; they ring when they are.
 const OTHERS: Duration = Duration::from_secs(1);
 
 impl Driver {
@@ -59,7 +59,6 @@ impl Driver {
         if self.remains.is_empty() || is_ending || is_abandoned() {
             match self.may_end(core) || is_late {
                 true => self.handle(core, Event::Drained),
-                // They ring.
                 false => self.count_at = Instant::now() + OTHERS,
             }
         } else if is_late {
