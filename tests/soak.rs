@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use link::Link;
 use load::{Counters, Load, Outcomes};
-use reuseport::{Smol, Tokio};
+use reuseport::{Options, Smol, Spread, Tokio};
 use serve::Tally;
 use servers::Servers;
 use util::{Runtime, as_user, in_namespace};
@@ -40,6 +40,7 @@ on_every_runtime!(
     generations_lose_nothing
     generations_lose_nothing_on_a_slow_line
     generations_lose_nothing_on_a_lossy_line
+    generations_of_one_queue_lose_nothing
 );
 
 fn a_group_that_stays_loses_nothing<R: Runtime>() {
@@ -152,35 +153,80 @@ fn plain_closing_loses_connections_on_a_slow_line() {
 type Change<R> = fn(&mut Servers<R>, &dyn Fn() -> bool) -> usize;
 
 fn leaving_loses_nothing<R: Runtime>() {
-    on_loopback::<R>("left", CONNECTIONS, Servers::leave_until);
+    on_loopback::<R>("left", CONNECTIONS, &Options::new(), Servers::leave_until);
 }
 
 fn leaving_loses_nothing_on_a_slow_line<R: Runtime>() {
-    on_a_line::<R>("left", CONNECTIONS, 0.0, Servers::leave_until);
+    on_a_line::<R>(
+        "left",
+        CONNECTIONS,
+        0.0,
+        &Options::new(),
+        Servers::leave_until,
+    );
 }
 
 fn leaving_loses_nothing_on_a_lossy_line<R: Runtime>() {
-    on_a_line::<R>("left", CONNECTIONS, 1.0, Servers::leave_until);
+    on_a_line::<R>(
+        "left",
+        CONNECTIONS,
+        1.0,
+        &Options::new(),
+        Servers::leave_until,
+    );
 }
 
 fn generations_lose_nothing<R: Runtime>() {
-    on_loopback::<R>("generations", CONNECTIONS, Servers::relieve_until);
+    on_loopback::<R>(
+        "generations",
+        CONNECTIONS,
+        &Options::new(),
+        Servers::relieve_until,
+    );
 }
 
 fn generations_lose_nothing_on_a_slow_line<R: Runtime>() {
-    on_a_line::<R>("generations", CONNECTIONS, 0.0, Servers::relieve_until);
+    on_a_line::<R>(
+        "generations",
+        CONNECTIONS,
+        0.0,
+        &Options::new(),
+        Servers::relieve_until,
+    );
 }
 
 fn generations_lose_nothing_on_a_lossy_line<R: Runtime>() {
-    on_a_line::<R>("generations", CONNECTIONS, 1.0, Servers::relieve_until);
+    on_a_line::<R>(
+        "generations",
+        CONNECTIONS,
+        1.0,
+        &Options::new(),
+        Servers::relieve_until,
+    );
 }
 
-fn on_loopback<R: Runtime>(what: &str, connections: usize, change: Change<R>) {
+/// One whose accept blocks would never hear that it is relieved: `generation_queue` has these, by an `Incoming`.
+fn generations_of_one_queue_lose_nothing<R: Runtime>() {
+    if R::NONBLOCKING {
+        on_loopback::<R>(
+            "generations of one queue",
+            CONNECTIONS,
+            &one_queue(),
+            Servers::relieve_until,
+        );
+    }
+}
+
+fn one_queue() -> Options {
+    Options::new().spread(Spread::Queue)
+}
+
+fn on_loopback<R: Runtime>(what: &str, connections: usize, options: &Options, change: Change<R>) {
     let _alone = alone();
     in_namespace("members that leave under load", || {
         let before = Counters::read();
         let (outcomes, tally, changes) = as_user(NOBODY, "members that leave under load", || {
-            let mut group = Servers::<R>::generation("127.0.0.1".parse().unwrap());
+            let mut group = Servers::<R>::generation("127.0.0.1".parse().unwrap(), options.clone());
             let load = Load {
                 connections,
                 ..load(group.addr)
@@ -201,7 +247,13 @@ fn on_loopback<R: Runtime>(what: &str, connections: usize, change: Change<R>) {
 }
 
 /// Half of them over each family.
-fn on_a_line<R: Runtime>(what: &str, connections: usize, loss_percent: f64, change: Change<R>) {
+fn on_a_line<R: Runtime>(
+    what: &str,
+    connections: usize,
+    loss_percent: f64,
+    options: &Options,
+    change: Change<R>,
+) {
     let _alone = alone();
     let Some(link) = Link::new("members that leave on a line", ROUND_TRIP, loss_percent) else {
         return;
@@ -217,7 +269,8 @@ fn on_a_line<R: Runtime>(what: &str, connections: usize, loss_percent: f64, chan
         let unprivileged = |f: &(dyn Fn() -> Servers<R> + Sync)| {
             as_user(NOBODY, "members that leave on a line", f)
         };
-        let Some(mut group) = link.on_server(|| unprivileged(&|| Servers::<R>::generation(addr)))
+        let Some(mut group) =
+            link.on_server(|| unprivileged(&|| Servers::<R>::generation(addr, options.clone())))
         else {
             return;
         };
@@ -298,14 +351,39 @@ fn a_member_leaves_soon() {
 #[ignore = "takes some minutes"]
 fn long_soak() {
     const MANY: usize = 1_000_000;
-    on_loopback::<Tokio>("left", MANY, Servers::leave_until);
-    on_loopback::<Tokio>("generations", MANY, Servers::relieve_until);
+    let options = Options::new();
+    on_loopback::<Tokio>("left", MANY, &options, Servers::leave_until);
+    on_loopback::<Tokio>("generations", MANY, &options, Servers::relieve_until);
     for loss_percent in [0.0, 1.0] {
-        on_a_line::<Tokio>("left", MANY, loss_percent, Servers::leave_until);
-        on_a_line::<Tokio>("generations", MANY, loss_percent, Servers::relieve_until);
+        on_a_line::<Tokio>("left", MANY, loss_percent, &options, Servers::leave_until);
+        on_a_line::<Tokio>(
+            "generations",
+            MANY,
+            loss_percent,
+            &options,
+            Servers::relieve_until,
+        );
     }
     plain_closing_loses_connections::<Tokio>();
     plain_closing_loses_connections_on_a_slow_line();
+}
+
+/// The same by one queue: `cargo test --release --test soak -- --ignored --nocapture one_queue`
+#[test]
+#[ignore = "takes some minutes"]
+fn long_soak_of_one_queue() {
+    const MANY: usize = 1_000_000;
+    let what = "generations of one queue";
+    on_loopback::<Tokio>(what, MANY, &one_queue(), Servers::relieve_until);
+    for loss_percent in [0.0, 1.0] {
+        on_a_line::<Tokio>(
+            what,
+            MANY,
+            loss_percent,
+            &one_queue(),
+            Servers::relieve_until,
+        );
+    }
 }
 
 /// Two loads at once would be half as many connections each.

@@ -23,6 +23,7 @@ const TIMEOUT: Duration = Duration::from_secs(64);
 /// Listeners that each serve on a thread of their own.
 pub struct Servers<R: Runtime> {
     pub addr: SocketAddr,
+    options: Options,
     roster: Roster<TcpListener>,
     generation: Option<Generation>,
     members: VecDeque<Server>,
@@ -42,28 +43,28 @@ struct Server {
 
 impl<R: Runtime> Servers<R> {
     pub fn group(addr: IpAddr) -> Self {
-        let group = Options::new()
-            .group(SocketAddr::new(addr, 0), MEMBERS)
-            .unwrap();
-        Self::new(group, None)
+        let options = Options::new();
+        let group = options.group(SocketAddr::new(addr, 0), MEMBERS).unwrap();
+        Self::new(options, group, None)
     }
 
     /// The first of several.
-    pub fn generation(addr: IpAddr) -> Self {
+    pub fn generation(addr: IpAddr, options: Options) -> Self {
         let free = TcpListener::bind((addr, 0)).unwrap();
         let addr = addr_of(&free);
         drop(free);
-        let (group, generation) = Options::new().generation(addr, MEMBERS).unwrap();
-        let servers = Self::new(group, Some(generation));
+        let (group, generation) = options.generation(addr, MEMBERS).unwrap();
+        let servers = Self::new(options, group, Some(generation));
         servers.take_over();
         servers
     }
 
-    fn new(group: Group<TcpListener>, generation: Option<Generation>) -> Self {
+    fn new(options: Options, group: Group<TcpListener>, generation: Option<Generation>) -> Self {
         let tally = Arc::new(Tally::default());
         let roster = group.roster();
         Self {
             addr: group.local_addr(),
+            options,
             members: Self::start(group, &roster, generation.as_ref(), &tally),
             roster,
             generation,
@@ -152,7 +153,7 @@ impl<R: Runtime> Servers<R> {
         let mut took = Vec::new();
         while !finished() {
             let n = 1 + (generations * 5) % 8;
-            let (group, generation) = Options::new().generation(self.addr, n).unwrap();
+            let (group, generation) = self.options.generation(self.addr, n).unwrap();
             let roster = group.roster();
             let members = Self::start(group, &roster, Some(&generation), &self.tally);
             let predecessor = self.generation.replace(generation).unwrap();
