@@ -20,7 +20,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::{Before, PATIENCE};
 use process::Process;
@@ -39,7 +39,11 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("rp-{name}-{}", std::process::id()));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .subsec_nanos();
+        let folder = std::env::temp_dir().join(format!("rp-{name}-{}-{now}", std::process::id()));
         // The crate makes it.
         assert!(!folder.exists());
         Self(folder)
@@ -162,6 +166,8 @@ fn one_that_is_killed_while_it_opens_is_forgotten() {
         let group = folder.group(2, "queue");
         for round in 0..15_u64 {
             let mut process = Process::start();
+            // It runs.
+            process.ask("served");
             process.tell(&format!("open {group}"));
             thread::sleep(Duration::from_micros(round * 200));
             process.kill();

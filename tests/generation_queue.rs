@@ -101,11 +101,16 @@ fn the_next_one_is_killed_at_any_instant() {
         for round in 0..20_u32 {
             traffic.go_on(20);
             let mut new = Process::start();
+            // It runs.
+            new.ask("served");
             new.tell(&format!("open tcp {ADDR} 3 queue"));
             new.tell("take 20000");
             thread::sleep(Duration::from_micros(u64::from(round) * 150));
             new.kill();
-            if old.is_relieved() {
+            if old
+                .hear_within("relieved", Duration::from_millis(100))
+                .is_some()
+            {
                 // It was killed when it had taken over, and left the queue to nobody that accepts.
                 old = start("tcp", 2, 1, Before::Nothing);
             }
@@ -327,6 +332,7 @@ fn the_next_one_waits_for_one_that_stops() {
         generation.stop();
         clients.extend(last_clients());
         let mut new = Process::start();
+        new.ask("served");
         new.tell(&format!("open tcp {ADDR} 1 queue"));
         assert!(
             new.hear_within("open", Duration::from_millis(500))
@@ -476,7 +482,7 @@ fn axum(says: &'static str) -> JoinHandle<()> {
     let serving = thread::spawn(move || {
         <Tokio as Runtime>::block_on(async {
             let (listener, generation) = options().serve::<Tokio>(ADDR).unwrap();
-            generation.set_grace(Duration::from_secs(1));
+            generation.set_grace(Duration::from_secs(3));
             let accepting = Accepting(generation.incoming(listener), ADDR);
             let app = Router::new().route("/", get(move || async move { says }));
             let mut serving = pin!(

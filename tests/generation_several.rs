@@ -282,6 +282,8 @@ fn where_one_is_superseded_all_are_given_back() {
             options.want(addr(0), 1),
             options.want(addr(1), 1),
             options.want_packet(addr(2), 1),
+            // That one is new, serves at once, and ends with the others.
+            options.want("127.0.0.1:4002", 1),
         );
         let (_groups, generation) = Generation::open(wanted).unwrap();
         let (_later, later) = options.generation(addr(1), 1).unwrap();
@@ -289,6 +291,7 @@ fn where_one_is_superseded_all_are_given_back() {
         assert!(error.to_string().contains("it was superseded"), "{error}");
         assert!(generation.outcome().is_err());
         generation.relieved_blocking();
+        smol::block_on(generation.shutdown());
         assert_eq!(who(), [Some(1); 3]);
         drop(later);
         old.kill();

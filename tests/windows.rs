@@ -277,7 +277,7 @@ fn a_server_serves_until_it_is_stopped() {
             assert_eq!(
                 refused.to_string(),
                 format!(
-                    "cannot restart the server on {addr}: processes of this system cannot replace each other"
+                    "cannot restart the server on {addr}: this system does not tell which process takes over"
                 )
             );
             assert!(!generation.is_relieved());

@@ -369,8 +369,8 @@ impl Core {
 
     /// Why nothing can be started to take over from this process, as far as is known without asking its thread.
     pub(super) fn cannot_restart(&self) -> Option<(io::ErrorKind, String)> {
-        if self.is_alone() {
-            let why = "processes of this system cannot replace each other";
+        if self.is_alone() || !sys::pass::TELLS_SENDERS {
+            let why = "this system does not tell which process takes over";
             return Some((io::ErrorKind::Unsupported, why.to_owned()));
         }
         if self.predecessor.is_some() && !self.asked.load(Ordering::SeqCst) {

@@ -273,7 +273,7 @@ impl Core {
 
     /// Takes over, unless that has begun.
     pub(super) fn take_over(self: &Arc<Self>, timeout: Duration) -> Result<(), Error> {
-        self.start()?;
+        self.start().inspect_err(|error| self.fail_jointly(error))?;
         if self.asked.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
@@ -286,18 +286,12 @@ impl Core {
             self.taken.put(Ok(Drained::default()));
             return Ok(());
         }
-        if let Some((at, joint)) = self.joint.get() {
-            joint.begin(*at);
-        }
         // It may have been told before it was asked, where the predecessor has died.
         self.taken.clear_if(|taken| taken.is_err());
         let until = Instant::now().checked_add(timeout);
         self.command(Command::TakeOver(until)).inspect_err(|error| {
             self.asked.store(false, Ordering::SeqCst);
-            if let Some((at, joint)) = self.joint.get() {
-                let (error, for_good) = (error.clone(), false);
-                joint.fail(*at, Failure { error, for_good });
-            }
+            self.fail_jointly(error);
         })
     }
 
@@ -312,6 +306,7 @@ impl Core {
         let timeout = self.settings().timeout.unwrap_or(TAKEOVER);
         let begun = self.start().and_then(|()| self.begin(timeout));
         if let Err(error) = begun.inspect_err(trace::refused) {
+            self.fail_jointly(&error);
             self.put_outcome(Err(error));
             self.stop();
         }
@@ -348,6 +343,16 @@ impl Core {
         if told.is_err() {
             self.tell_relieved();
             self.shutdown.put(());
+        }
+    }
+
+    /// None of the other addresses is taken over, because this one is not; for good, where the first poll of a future
+    /// has begun it, after which the server ends.
+    pub(super) fn fail_jointly(&self, error: &Error) {
+        if let Some((at, joint)) = self.joint.get() {
+            let for_good = self.is_plain.load(Ordering::SeqCst);
+            let error = error.clone();
+            joint.fail(*at, Failure { error, for_good });
         }
     }
 

@@ -18,10 +18,10 @@ pub(super) struct Joint {
 
 #[derive(Debug)]
 struct State {
-    /// Of each address, whether its predecessor has nothing left; or it has none any more.
+    /// Of each address, whether its predecessor has nothing left, or its time is over; or it has none any more.
     ready: Vec<bool>,
-    /// Where the predecessors hear it that are still there.
-    lines: Vec<Option<Arc<OwnedFd>>>,
+    /// Where the predecessors hear it that are still there, and what they have left.
+    lines: Vec<Option<(Arc<OwnedFd>, u32)>>,
     told: Told,
     failed: Option<Failure>,
     /// What has been heard of the process that takes it over, for each address.
@@ -71,10 +71,7 @@ impl Joint {
         let joint = Arc::new(Self {
             cores: cores.iter().map(Arc::downgrade).collect(),
             state: Mutex::new(State {
-                ready: cores
-                    .iter()
-                    .map(|core| core.predecessor.is_none())
-                    .collect(),
+                ready: vec![false; cores.len()],
                 lines: vec![None; cores.len()],
                 told: Told::No,
                 failed: None,
@@ -85,59 +82,70 @@ impl Joint {
             // Before any of them takes over; it is set once.
             let _ = core.joint.set((at, Arc::clone(&joint)));
         }
+        for (at, core) in cores.iter().enumerate() {
+            // Each says whether it has a predecessor; one that was given up meanwhile says nothing any more.
+            if core.command(Command::Look).is_err() && core.predecessor.is_some() {
+                let error = core.outcome().err().unwrap_or_else(|| core.has_ended());
+                let for_good = true;
+                joint.fail(at, Failure { error, for_good });
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That one is to take over again, after a takeover that was refused.
-    pub(super) fn begin(&self, at: usize) {
-        let mut state = self.state();
-        if state
-            .failed
-            .as_ref()
-            .is_some_and(|failure| !failure.for_good)
-        {
-            state.failed = None;
-            let has_none = |core: &Weak<Core>| {
-                let core = core.upgrade();
-                core.is_none_or(|core| core.predecessor.is_none())
-            };
-            state.ready = self.cores.iter().map(has_none).collect();
-        }
-        drop(state);
-        self.ring(at);
+    /// All are to take over, perhaps again after a takeover that was refused.
+    pub(super) fn begin(&self) {
+        let before = self.state().failed.take_if(|failure| !failure.for_good);
+        drop(before);
     }
 
-    /// That one is ready, whose predecessor hears on `line`; whether all predecessors have been told.
+    /// That one has no predecessor any more to wait for.
+    pub(super) fn is_free(&self, at: usize) {
+        let mut state = self.state();
+        let is_new = state.ready.get(at) == Some(&false);
+        if let Some(ready) = state.ready.get_mut(at) {
+            *ready = true;
+        }
+        drop(state);
+        if is_new {
+            self.ring(at);
+        }
+    }
+
+    /// That one is ready, whose predecessor hears on `line`, and has so much left; whether all predecessors have been
+    /// told.
     ///
     /// The last one tells all. Until the last of them has been told nothing is hidden that it had: so where this
     /// process dies in between, the predecessors go on with all.
-    pub(super) fn is_over(&self, at: usize, line: Option<Arc<OwnedFd>>) -> bool {
+    pub(super) fn is_over(&self, at: usize, line: Option<Arc<OwnedFd>>, left: u32) -> bool {
         let mut state = self.state();
         match state.told {
             Told::No => {}
             told => return told == Told::All,
         }
+        if state.failed.is_some() {
+            return false;
+        }
         if let Some(its) = state.lines.get_mut(at) {
-            *its = line;
+            *its = line.map(|line| (line, left));
         }
         if let Some(ready) = state.ready.get_mut(at) {
             *ready = true;
         }
-        if state.failed.is_some() || !state.ready.iter().all(|ready| *ready) {
+        if !state.ready.iter().all(|ready| *ready) {
             return false;
         }
         state.told = Told::Begun;
         let lines = std::mem::take(&mut state.lines);
         drop(state);
         let until = Some(Instant::now() + MESSAGE);
-        for line in lines.into_iter().flatten() {
+        for (line, left) in lines.into_iter().flatten() {
             // Where it does not arrive, the end of the connection is heard next.
-            let _ = wire::say(&*line, Word::Empty, &0_u32.to_le_bytes(), until);
+            let _ = wire::say(&*line, Word::Empty, &left.to_le_bytes(), until);
         }
-        // Before that none of them hides anything, so that a predecessor that has not been told goes on as before.
         self.state().told = Told::All;
         self.ring(at);
         true
@@ -163,6 +171,19 @@ impl Joint {
         if let Some(its) = state.passing.get_mut(at) {
             *its = passing;
         }
+        drop(state);
+        self.ring(at);
+    }
+
+    /// The processes that take an address over, or have.
+    pub(super) fn takers(&self) -> Vec<Option<u32>> {
+        let state = self.state();
+        state
+            .passing
+            .iter()
+            .flatten()
+            .map(|passing| passing.pid)
+            .collect()
     }
 
     /// The process that takes one address over has said that it is over.
@@ -211,10 +232,16 @@ impl Joint {
             .is_some_and(|known| known.for_good || !failure.for_good);
         // What the predecessors have heard is not taken back.
         let is_known = is_known || state.told != Told::No;
+        let mut lines = Vec::new();
         if !is_known {
             state.failed = Some(failure);
+            // All go back, and say so anew.
+            state.ready.fill(false);
+            lines.resize(state.lines.len(), None);
+            std::mem::swap(&mut lines, &mut state.lines);
         }
         drop(state);
+        drop(lines);
         if !is_known {
             self.ring(at);
         }
@@ -258,11 +285,11 @@ mod tests {
     #[test]
     fn it_is_over_when_it_is_for_all() {
         let joint = of(3);
-        assert!(!joint.is_over(0, None));
-        assert!(!joint.is_over(2, None));
+        assert!(!joint.is_over(0, None, 0));
+        assert!(!joint.is_over(2, None, 0));
         assert!(!joint.has_told());
-        assert!(joint.is_over(1, None));
-        assert!(joint.has_told() && joint.is_over(0, None));
+        assert!(joint.is_over(1, None, 0));
+        assert!(joint.has_told() && joint.is_over(0, None, 0));
         // What has been told is not taken back.
         let error = Error::invalid("cannot", "because");
         let for_good = true;
@@ -278,15 +305,15 @@ mod tests {
             for_good,
         };
         joint.fail(0, failure("first", false));
-        assert!(!joint.is_over(0, None) && !joint.is_over(1, None));
+        assert!(!joint.is_over(0, None, 0) && !joint.is_over(1, None, 0));
         joint.fail(1, failure("second", false));
         assert_eq!(joint.failed().unwrap().error.to_string(), "cannot: first");
-        joint.begin(0);
+        joint.begin();
         assert!(joint.failed().is_none());
         joint.fail(1, failure("third", false));
         joint.fail(0, failure("fourth", true));
         assert_eq!(joint.failed().unwrap().error.to_string(), "cannot: fourth");
-        joint.begin(0);
+        joint.begin();
         assert!(joint.failed().is_some());
     }
 

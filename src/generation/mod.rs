@@ -24,6 +24,7 @@ mod wire;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use self::core::Core;
@@ -91,8 +92,9 @@ use crate::trace;
 /// - It does not block, with [`Std`](crate::Std) either, because that is a matter of the socket, and so of all
 ///   processes: accept by an `Incoming`, [`Net::accept`](crate::Net::accept) or
 ///   [`Net::recv_from`](crate::Net::recv_from), which wait.
-/// - [`stop`](Self::stop) leaves the queue to a successor that has opened it. Another process that starts
-///   meanwhile waits until the listeners are closed.
+/// - [`stop`](Self::stop) leaves the queue to a successor that has opened it. Another process that starts while
+///   this one stops waits until the listeners are closed; one that starts later, in its
+///   [grace](Self::set_grace), finds the port in use.
 /// - Off Linux the processes meet in a folder: see [`Options::rendezvous`](crate::Options::rendezvous). There a
 ///   server that stops cannot refuse new clients: it ends when its queue is empty after three seconds, and those
 ///   that come at the last instant are reset. And the port stays open until the generation is dropped, or
@@ -266,6 +268,16 @@ impl Generation {
 
     /// Begins to take all addresses over.
     fn begin(&self, timeout: Duration) -> Result<(), Error> {
+        // Once for all, before the first of them can fail.
+        let is_new = |core: &Arc<Core>| !core.asked.load(Ordering::SeqCst);
+        if let Some((_, joint)) = self
+            .first()
+            .joint
+            .get()
+            .filter(|_| self.cores().all(is_new))
+        {
+            joint.begin();
+        }
         let mut all = self.cores();
         let begun = all.try_for_each(|core| core.take_over(timeout));
         begun.inspect_err(trace::refused)

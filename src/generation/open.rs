@@ -291,6 +291,11 @@ fn succeed<S: Socket>(
     Ok((group, generation))
 }
 
+fn has_hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+}
+
 /// Opens the members behind those of the predecessor, or as duplicates of its one `queue`, and tells it of them.
 fn beside<S: Socket>(
     request: &Request<'_>,
@@ -325,6 +330,11 @@ fn beside<S: Socket>(
     let fds: Vec<_> = own.map(sys::borrow).collect();
     let answer = wire::send_mine(line, &fds, until).and_then(|()| wire::hear(line, until));
     match answer {
+        // It has ended at this instant, and this process has the queue.
+        Ok(Message {
+            word: Word::Yield, ..
+        }) if queue.is_some() => Ok(members),
+        Err(error) if queue.is_some() && has_hung_up(&error) => Ok(members),
         Ok(Message {
             word: Word::Accepted,
             ..

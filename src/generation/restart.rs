@@ -296,6 +296,8 @@ impl Generation {
     ///
     /// # Errors
     ///
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported) off Linux, where a process is not told which one takes over
+    /// from it: start the next one by a script there.
     /// What the system answers, where the process, or a thread for it, cannot be started.
     /// [`Other`](std::io::ErrorKind::Other) where it has ended before it had taken over, with its status.
     /// [`TimedOut`](std::io::ErrorKind::TimedOut) where it was killed because it hung.

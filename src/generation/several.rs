@@ -82,6 +82,12 @@ impl Generation {
     /// Where two processes have served them, both are relieved. A process that names fewer than its predecessor
     /// relieves it of these only; the predecessor goes on with the others.
     ///
+    /// It blocks while the predecessors answer, up to 75 seconds for each. If a later one is refused, an address that
+    /// was new is closed again, with what has come to it. [`predecessor`](Self::predecessor) names one of several,
+    /// [`restart`](Self::restart) and [`successor_pid`](Self::successor_pid) go by one address, and
+    /// [`farewell`](Self::farewell) begins when the first has another process. Dropping the generation before it takes
+    /// over waits up to a second for each address.
+    ///
     /// Whenever this process is killed, a predecessor that was opened in this way too either goes on with all
     /// addresses, or has been relieved of all. Of several that were opened one by one, some may have been relieved.
     ///

@@ -134,6 +134,8 @@ impl<S: Socket> Member<S> {
 
     /// std's own socket, in blocking mode, for libraries that take that (quinn, tonic, trillium).
     ///
+    /// Only a socket of a generation of [one queue](crate::Generation#one-queue) does not block.
+    ///
     /// ```
     /// # #[cfg(feature = "std")] {
     /// use reuseport::Options;

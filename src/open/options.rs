@@ -212,8 +212,8 @@ impl Options {
     /// Names the folder in which the processes of a server find each other.
     ///
     /// On Linux they find each other without a folder: at an abstract UNIX address, which is a matter of their
-    /// network namespace. A folder is for processes that cannot meet there: in containers that share a volume
-    /// and not the network, or in a Landlock sandbox. Elsewhere the default is `reuseport` in
+    /// network namespace. A folder is for processes that cannot meet there: in a Landlock sandbox, or, with
+    /// [`Spread::Queue`] only, in containers that share a volume and not the network. Elsewhere the default is `reuseport` in
     /// `$XDG_RUNTIME_DIR`, or `reuseport-` and the user's number among the temporary files.
     ///
     /// Only this user may be able to write there. A folder that is not there is made, with mode 0700; the one

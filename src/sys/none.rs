@@ -276,6 +276,8 @@ pub(crate) mod pass {
 
     use crate::sys::{BorrowedFd, OwnedFd, unsupported};
 
+    pub(crate) const TELLS_SENDERS: bool = false;
+
     pub(crate) const MAX_BYTES: usize = 64 << 10;
 
     pub(crate) const MAX_FDS: usize = 1 << 16;

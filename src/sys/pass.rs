@@ -32,6 +32,9 @@ use message::{Arrived, no_signal, put, take};
 pub(crate) use peer::peer;
 pub(crate) use peer::tell_senders;
 
+/// Whether a frame tells the process that has sent it, when [`tell_senders`] has asked for that.
+pub(crate) const TELLS_SENDERS: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
 /// The longest payload of a frame.
 pub(crate) const MAX_BYTES: usize = 64 << 10;
 

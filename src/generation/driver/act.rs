@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use super::{Driver, MESSAGE, WAKE, WARY};
 use crate::error::Error;
 use crate::generation::core::{Core, STOP};
-use crate::generation::joint::Failure;
 use crate::generation::machine::{Action, Event, State};
 use crate::generation::wire::{self, Word};
 use crate::group::{Drained, Id, Remains, Stage};
@@ -88,9 +87,8 @@ impl Driver {
             }
             Action::Retreat => {
                 core.shared.state().set_stage(Stage::Before);
-                if let (Some((at, joint)), Some(error)) = (core.joint.get(), self.error.clone()) {
-                    let for_good = false;
-                    joint.fail(*at, Failure { error, for_good });
+                if let Some(error) = &self.error {
+                    core.fail_jointly(error);
                 }
                 Ok(())
             }

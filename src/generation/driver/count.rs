@@ -56,12 +56,15 @@ impl Driver {
         // Nothing accepts any more what a process had that has died, or has closed its sockets.
         let is_abandoned =
             || self.machine.state() == State::Stopping && !core.shared.state().is_open();
-        if self.remains.is_empty() || is_ending || is_abandoned() {
-            match self.may_end(core) || is_late {
-                true => self.handle(core, Event::Drained),
-                false => self.count_at = Instant::now() + OTHERS,
-            }
-        } else if is_late {
+        let is_done = self.remains.is_empty() || is_ending || is_abandoned();
+        if !is_done && !is_late {
+            return;
+        }
+        if !self.may_end(core) {
+            self.count_at = Instant::now() + OTHERS;
+        } else if is_done {
+            self.handle(core, Event::Drained);
+        } else {
             self.handle(core, Event::Expired);
         }
     }

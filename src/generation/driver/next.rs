@@ -85,6 +85,10 @@ impl Driver {
             State::Beside | State::Orphan | State::Asking | State::Passing
         );
         if attempt.is_late(!waits && !is_heard) && !(is_lent && self.has_word()) {
+            if let Some(pid) = takes_another(core, attempt) {
+                let what = by(pid, "has taken over other addresses, and not this one");
+                return Some(Err(attempt.too_late(&what)));
+            }
             self.give_up(core, attempt, Why::Hung);
         }
         None
@@ -97,7 +101,8 @@ impl Driver {
         };
         let takes = matches!(self.machine.state(), State::Passing | State::Letting);
         let successor = self.successor.as_ref().and_then(|caller| caller.pid);
-        if attempt.is_own() && !(takes && attempt.is(successor)) {
+        let takes = takes && attempt.is(successor) || takes_another(core, &attempt).is_some();
+        if attempt.is_own() && !takes {
             self.give_up(core, &attempt, Why::Stopped);
         }
     }
@@ -129,4 +134,10 @@ impl Driver {
         // Where it cannot be asked, the process is not killed.
         ready.map_or(true, |ready| ready.contains(&true))
     }
+}
+
+/// The number of the process, where it takes over another address of this server.
+fn takes_another(core: &Core, attempt: &Attempt) -> Option<Option<u32>> {
+    let (_, joint) = core.joint.get()?;
+    joint.takers().into_iter().find(|pid| attempt.is(*pid))
 }

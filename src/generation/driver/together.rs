@@ -13,9 +13,11 @@ impl Driver {
         let Some((at, joint)) = core.joint.get() else {
             return true;
         };
-        let is_draining = self.machine.state() == State::Draining;
-        let line = self.line(Peer::Predecessor).filter(|_| is_draining);
-        joint.is_over(*at, line) || !is_draining
+        if self.machine.state() != State::Draining {
+            joint.is_free(*at);
+            return true;
+        }
+        joint.is_over(*at, self.line(Peer::Predecessor), self.left)
     }
 
     /// Goes on where all predecessors have been told that it is over, before anything is heard that one says to it.
@@ -34,11 +36,18 @@ impl Driver {
         };
         self.conclude(core);
         self.settle(core);
-        if self.machine.is_superseded() {
-            if let Err(error) = self.outcome(core) {
+        match self.machine.state() {
+            State::Beside | State::Orphan | State::Asking | State::Draining => {}
+            // Superseded, or told to end, before it has taken over.
+            State::Over if !self.has_served => {
+                let error = match self.outcome(core) {
+                    Err(error) => error,
+                    Ok(_) => core.has_ended(),
+                };
                 let for_good = true;
                 joint.fail(*at, Failure { error, for_good });
             }
+            _ => joint.is_free(*at),
         }
         let Some(Failure { error, for_good }) = joint.failed() else {
             return;
@@ -47,7 +56,9 @@ impl Driver {
             self.error = Some(error.clone());
             self.handle(core, Event::Failed(Action::Drain));
         }
-        if for_good && self.machine.state() == State::Beside {
+        // An address that is new serves already, and the server ends.
+        let ends = !self.machine.stops() && !self.machine.is_over();
+        if for_good && ends {
             core.put_outcome(Err(error));
             self.handle(core, Event::Stop);
         }

@@ -7,10 +7,10 @@
 //! ended, however that was.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -71,6 +71,8 @@ pub(super) fn listen(folder: &Path, name: &[u8]) -> io::Result<Rendezvous> {
     let socket = socket::unix_stream()?;
     pass::tell_senders(socket.as_fd())?;
     socket::bind_unix(&socket, &files.socket)?;
+    // The folder may be one that others may read.
+    fs::set_permissions(&files.socket, Permissions::from_mode(0o600))?;
     socket::listen_unix(&socket, QUEUE)?;
     Ok(Rendezvous::new(socket, Some(lock.into())))
 }
@@ -89,11 +91,15 @@ pub(super) fn find(folder: &Path, name: &[u8], owner: u32, until: Instant) -> io
         }
         let stream = socket::unix_stream()?;
         match socket::uninterrupted(|| socket::connect_unix(&stream, &files.socket)) {
-            Ok(()) if is_of(&stream, owner)? => {
-                pass::tell_senders(stream.as_fd())?;
-                return Ok(Found::Line(stream));
-            }
-            Ok(()) => return Err(refused("another user's process listens in that folder")),
+            Ok(()) => match is_of(&stream, owner) {
+                Ok(true) => {
+                    pass::tell_senders(stream.as_fd())?;
+                    return Ok(Found::Line(stream));
+                }
+                Ok(false) => return Err(refused("another user's process listens in that folder")),
+                // It has hung up since, and the system does not tell any more whose it was.
+                Err(_) => {}
+            },
             // Its queue is full, or it has not come so far.
             Err(error) if is_early(&error) => {}
             Err(error) => return Err(error),
@@ -115,8 +121,11 @@ pub(super) fn accept(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
         Err(error) => return Err(error),
     };
-    if is_of(&stream, owner)? {
-        return Ok(Some(stream));
+    // One that has hung up since may be nobody's any more.
+    match is_of(&stream, owner) {
+        Ok(true) => return Ok(Some(stream)),
+        Ok(false) => {}
+        Err(_) => return Ok(None),
     }
     // There is room for it: nothing has been sent before.
     let _ = pass::send_now(stream.as_fd(), refusal);
