@@ -50,7 +50,7 @@ impl Options {
     /// socket on the port that it did not open.
     /// [`PermissionDenied`](std::io::ErrorKind::PermissionDenied) for the user of a user namespace that
     /// stands for all who have no number there.
-    /// [`Unsupported`](std::io::ErrorKind::Unsupported) on Windows and WASI, and where members are to have a
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported) on Windows, WASI and Solaris, and where members are to have a
     /// queue each ([`Spread::Kernel`](crate::Spread::Kernel)) and the system cannot be told whom to choose.
     pub fn generation(
         &self,

@@ -89,7 +89,7 @@ impl Options {
     /// It is a [generation](Self::generation) of one member. The process that serves goes on until this one
     /// takes over, which the first poll of [`Generation::shutdown`] does.
     ///
-    /// On Windows and WASI no process can replace another. There this is a plain listener, and
+    /// On Windows, WASI and Solaris no process can replace another. There this is a plain listener, and
     /// [`Generation::stop`] ends the server, at once: so one program is for all systems.
     ///
     /// ```no_run

@@ -150,14 +150,25 @@ cfg_if::cfg_if! {
     ))] {
         #[cfg(feature = "std")]
         pub(crate) mod bounded;
-        pub(crate) mod meet;
         pub(crate) mod pass;
         pub(crate) mod wait;
     } else {
         #[cfg(feature = "std")]
         #[path = "unbounded.rs"]
         pub(crate) mod bounded;
-        pub(crate) use none::{meet, pass, wait};
+        pub(crate) use none::{pass, wait};
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(any(
+        target_os = "linux", target_os = "android", target_vendor = "apple", target_os = "freebsd",
+        target_os = "dragonfly", target_os = "netbsd", target_os = "openbsd", target_os = "illumos",
+    ))] {
+        pub(crate) mod meet;
+    } else {
+        // Solaris has no flock(2).
+        pub(crate) use none::meet;
     }
 }
 

@@ -7,7 +7,7 @@
 
 #![allow(dead_code, reason = "systems that share a port need a part of it")]
 
-#[cfg(not(unix))]
+#[cfg(any(not(unix), target_os = "solaris"))]
 pub(crate) mod meet;
 
 use std::collections::HashSet;

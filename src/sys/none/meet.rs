@@ -1,4 +1,4 @@
-//! Systems on which no descriptor goes to another process have no place where two could meet.
+//! Systems on which no descriptor goes to another process, or no lock with one, have no place where two could meet.
 
 use std::io;
 use std::path::Path;
