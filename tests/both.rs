@@ -95,9 +95,14 @@ fn the_free_one_is_found<R: Runtime>() {
     });
 }
 
-/// The sentences of `listen` and `listen_packet`; nothing of the other half is left.
+/// Where no connection of another test has the port.
 #[test]
 fn what_is_refused_is_refused_as_a_whole() {
+    in_namespace("both halves that are refused", refused_as_a_whole);
+}
+
+/// The sentences of `listen` and `listen_packet`; nothing of the other half is left.
+fn refused_as_a_whole() {
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     let addr = addr_of(&udp);
     let both = || Options::new().listen_both::<reuseport::Std>(addr);
