@@ -180,7 +180,7 @@ fn a_member_that_accepts_nothing_is_out_and_never_all_are() {
         clients.extend((0..20).map(|_| TcpStream::connect(open.ways[0]).unwrap()));
         let after = all(&open, &[0, 1, 2], clients.len() as u32 - 1);
         assert_eq!(after, [before[0], before[1] + 20, before[2]]);
-        // Also when that one leaves, or closes without a word, somebody gets what comes.
+        // Also when that one leaves, or closes without a word, another member gets what comes.
         let no_forks = util::no_forks();
         open.drop_plainly(1);
         drop(no_forks);

@@ -84,7 +84,7 @@ fn processes_relieve_each_other(spread: &str) {
         traffic.go_on(200);
         traffic.assert_nothing_lost("processes that meet in a folder");
         old.kill();
-        // What it has left behind is nobody.
+        // What it has left behind is no process.
         let last = start(&folder.group(1, spread), 9, Before::Nothing);
         assert_all_answered(ADDR, 9);
         last.kill();
@@ -233,7 +233,7 @@ fn what_is_amiss_with_a_folder_is_a_sentence() {
                 )
             );
         });
-        // Nobody has the port.
+        // No socket has the port.
         drop(Options::new().generation(ADDR, 1).unwrap());
     });
 }

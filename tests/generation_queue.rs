@@ -47,7 +47,7 @@ fn open(n: usize) -> (Group<TcpListener>, Generation) {
     options().generation(ADDR, n).unwrap()
 }
 
-/// A process that takes over and then serves; with one queue whoever accepts gets.
+/// A process that takes over and then serves; with one queue the process that accepts gets.
 fn start(kind: &str, n: usize, tag: u8, before: Before) -> Process {
     let mut process = Process::start();
     let opened = process.open(&format!("{kind} {ADDR} {n} queue")).unwrap();
@@ -111,7 +111,7 @@ fn the_next_one_is_killed_at_any_instant() {
                 .hear_within("relieved", Duration::from_millis(100))
                 .is_some()
             {
-                // It was killed when it had taken over, and left the queue to nobody that accepts.
+                // It was killed when it had taken over, and left the queue without a process that accepts.
                 old = start("tcp", 2, 1, Before::Nothing);
             }
         }
@@ -513,7 +513,7 @@ fn get_slowly(pause: Duration) -> io::Result<String> {
 }
 
 #[test]
-fn a_framework_by_an_incoming_cuts_nobody_off() {
+fn a_framework_by_an_incoming_cuts_no_client_off() {
     in_namespace("axum with one queue", || {
         let mut old = axum("0");
         let is_over = AtomicBool::new(false);
@@ -551,7 +551,7 @@ fn a_framework_by_an_incoming_cuts_nobody_off() {
     });
 }
 
-/// Nothing was left that nobody could accept.
+/// Nothing was left that no process could accept.
 #[test]
 fn the_outcome_is_that_nothing_is_lost() {
     in_namespace("what one queue says of its end", || {

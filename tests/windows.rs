@@ -286,7 +286,7 @@ fn a_server_serves_until_it_is_stopped() {
             assert!(generation.is_relieved());
             assert_eq!(generation.outcome().unwrap(), Drained::default());
             drop(incoming);
-            // Nobody has the port.
+            // No socket has the port.
             TcpListener::bind(addr).unwrap();
         });
     }

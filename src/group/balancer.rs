@@ -264,7 +264,7 @@ impl Balancer {
     ///
     /// let group = Options::new().group("127.0.0.1:0", 2)?;
     /// let mut balancer = group.roster().balance()?.patience(Duration::ZERO);
-    /// // Nobody accepts this one.
+    /// // No worker accepts this one.
     /// let client = TcpStream::connect(group.local_addr())?;
     /// let stuck = loop {
     ///     let balance = balancer.step()?;

@@ -149,7 +149,7 @@ impl Default for Cell {
 }
 
 impl Cell {
-    /// In a slot of the board, which nobody else has any more.
+    /// In a slot of the board, which no other member has any more.
     pub(super) fn on(board: &Arc<Board>, at: usize) -> Self {
         let slot = board.slot(at);
         slot.set.store(0, Relaxed);

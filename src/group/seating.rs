@@ -39,7 +39,7 @@ pub(super) enum Told {
 #[derive(Debug)]
 pub(super) struct Seating {
     board: Arc<Board>,
-    /// Whose the slots are; they are free when nobody has the cell.
+    /// Whose the slots are; they are free when no handle has the cell.
     cells: Vec<Weak<Cell>>,
     /// The members whose sockets the board has.
     seated: BTreeMap<Id, usize>,

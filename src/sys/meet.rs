@@ -136,7 +136,7 @@ pub(crate) fn accept(
     folder::accept(&rendezvous.socket, owner, refusal)
 }
 
-/// Lets nobody come any more, and tells those that have come `farewell`; nothing where another process, or
+/// Lets no process come any more, and tells those that have come `farewell`; nothing where another process, or
 /// another part of this one, has the rendezvous too.
 pub(crate) fn end(rendezvous: Rendezvous, farewell: &[u8]) {
     let Rendezvous { socket, lock } = rendezvous;

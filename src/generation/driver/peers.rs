@@ -43,7 +43,8 @@ impl Driver {
                     let left = message.body.first_chunk();
                     self.left = left.map_or(0, |left| u32::from_le_bytes(*left));
                 }
-                if let (Word::Empty, Some((at, joint))) = (word, core.joint.get()) {
+                let is_over = peer == Peer::Successor && word == Word::Empty;
+                if let Some((at, joint)) = core.joint.get().filter(|_| is_over) {
                     joint.hears_over(*at);
                     self.is_held = true;
                     return self.settle(core);

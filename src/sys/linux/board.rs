@@ -221,7 +221,7 @@ impl Drop for Board {
 
 /// Whether this thread has CAP_BPF, or what stood for it before Linux 5.8.
 ///
-/// A filter of system calls may kill who calls bpf(2), and so nobody does who would be refused.
+/// A filter of system calls may kill a process that calls bpf(2), so one that would be refused does not call it.
 fn may_load() -> bool {
     const VERSION: u32 = 0x2008_0522;
     const ANY: [usize; 2] = [21, 39];

@@ -2,7 +2,7 @@
 //! as long as a process listens.
 //!
 //! The file of a socket stays behind when the process dies, and a socket whose queue is full refuses a caller
-//! just as one at which nobody listens (connect(2) of the BSDs). So the lock tells which it is (flock(2)): it is
+//! just as one at which no process listens (connect(2) of the BSDs). So the lock tells which it is (flock(2)): it is
 //! of the open file, which goes from process to process with the socket, and is free when the last one has
 //! ended, however that was.
 
@@ -121,7 +121,7 @@ pub(super) fn accept(
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
         Err(error) => return Err(error),
     };
-    // One that has hung up since may be nobody's any more.
+    // Of one that has hung up since the system may not tell any more whose it was.
     match is_of(&stream, owner) {
         Ok(true) => return Ok(Some(stream)),
         Ok(false) => {}
@@ -132,7 +132,7 @@ pub(super) fn accept(
     Ok(None)
 }
 
-/// Those that come from here on are refused as soon as the socket is closed, and find nobody then.
+/// Those that come from here on are refused as soon as the socket is closed, and find no process then.
 pub(super) fn end(rendezvous: OwnedFd, farewell: &[u8]) {
     while let Ok(stream) = socket::accept(&rendezvous) {
         let _ = pass::send_now(stream.as_fd(), farewell);
@@ -148,7 +148,7 @@ pub(super) fn default() -> io::Result<PathBuf> {
     };
     check_length(&folder)?;
     make(&folder)?;
-    // Whoever may write beside it could have made it, or a link to another place.
+    // A user who may write beside it could have made it, or a link to another place.
     let about = fs::symlink_metadata(&folder)?;
     check_folder(&folder, &about, user()).map(|()| folder)
 }

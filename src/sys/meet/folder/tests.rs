@@ -50,15 +50,15 @@ fn who_listens_is_found_as_long_as_anybody_listens() {
         let Found::Line(_line) = find(b"a") else {
             panic!("the next one is not found");
         };
-        // Its files stay, and nobody is found there.
+        // Its files stay, and no process is found there.
         super::super::end(passed_on, b"bye");
         assert!(matches!(find(b"a"), Found::Nobody));
     }
 }
 
-/// On the BSDs that is the same answer as where nobody listens.
+/// On the BSDs that is the same answer as where no process listens.
 #[test]
-fn a_full_queue_is_somebody() {
+fn who_has_a_full_queue_is_there() {
     let folder = Folder::new("full");
     let rendezvous = listen(&folder.0, b"a").unwrap();
     let mut lines = Vec::new();
