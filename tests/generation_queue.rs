@@ -207,7 +207,7 @@ impl Workers {
 }
 
 on_every_runtime!(
-    a_restart_loses_nothing idle_workers_end_at_once a_server_that_stops_accepts_what_has_come
+    a_restart_loses_nothing what_comes_is_the_next_ones idle_workers_end_at_once a_server_that_stops_accepts_what_has_come
 );
 
 fn a_restart_loses_nothing<R: Runtime>() {
@@ -227,6 +227,25 @@ fn a_restart_loses_nothing<R: Runtime>() {
         old.generation.stop();
         accepted += old.ended();
         assert_eq!(accepted, outcomes.answered);
+    });
+}
+
+/// Also where the old one would find a connection when it looks.
+fn what_comes_is_the_next_ones<R: Runtime>() {
+    in_namespace("one queue after a takeover", || {
+        let ((old, first), (new, second)) = (open(1), open(1));
+        let old = old.into_iter().next().unwrap();
+        R::block_on(async {
+            let mut incoming = first.incoming::<R>(old.attach::<R>().unwrap());
+            assert_drained(second.take_over_blocking(PATIENCE));
+            first.relieved_blocking();
+            let _client = TcpStream::connect(ADDR).unwrap();
+            let waits = |listener: &TcpListener| reuseport::queue(listener).unwrap().waiting;
+            let listener = new.into_iter().next().unwrap().into_std();
+            util::until(|| (waits(&listener) == 1).then_some(()));
+            assert!(incoming.accept().await.is_none());
+            assert_eq!(waits(&listener), 1);
+        });
     });
 }
 
