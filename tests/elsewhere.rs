@@ -5,6 +5,8 @@
 
 #![cfg(unix)]
 
+#[path = "util/incoming.rs"]
+mod incoming;
 #[macro_use]
 mod util;
 
@@ -29,21 +31,8 @@ struct Server {
 impl Server {
     fn start<R: Runtime>(options: &Options, addr: SocketAddr) -> Self {
         let (group, generation) = options.generation(addr, 2).unwrap();
-        let workers = group.into_iter().map(|member| {
-            let generation = generation.clone();
-            std::thread::spawn(move || {
-                R::block_on(async {
-                    let listener = member.attach::<R>().unwrap();
-                    let mut incoming = generation.incoming::<R>(listener);
-                    let mut accepted = 0;
-                    while let Some(stream) = incoming.accept().await {
-                        R::write_all(&stream.unwrap().0, b"!").await.unwrap();
-                        accepted += 1;
-                    }
-                    accepted
-                })
-            })
-        });
+        let members = group.into_iter();
+        let workers = members.map(|member| incoming::answering::<R>(member, &generation, b'!'));
         let workers = workers.collect();
         assert_drained(generation.take_over_blocking(PATIENCE));
         Self {

@@ -4,6 +4,8 @@
 
 #[path = "util/engine.rs"]
 mod engine;
+#[path = "util/incoming.rs"]
+mod incoming;
 #[path = "util/load.rs"]
 mod load;
 #[path = "util/process.rs"]
@@ -290,21 +292,8 @@ fn a_server_that_stops_accepts_what_has_come<R: Runtime>() {
         generation.stop();
         clients.extend(last_clients());
         assert!(!generation.is_relieved());
-        let workers = group.into_iter().map(|member| {
-            let generation = generation.clone();
-            thread::spawn(move || {
-                R::block_on(async {
-                    let listener = member.attach::<R>().unwrap();
-                    let mut incoming = generation.incoming::<R>(listener);
-                    let mut accepted = 0;
-                    while let Some(stream) = incoming.accept().await {
-                        R::write_all(&stream.unwrap().0, b"!").await.unwrap();
-                        accepted += 1;
-                    }
-                    accepted
-                })
-            })
-        });
+        let members = group.into_iter();
+        let workers = members.map(|member| incoming::answering::<R>(member, &generation, b'!'));
         let workers: Vec<_> = workers.collect();
         for client in &mut clients {
             client.read_exact(&mut [0]).unwrap();

@@ -4,6 +4,8 @@
 
 #[path = "util/engine.rs"]
 mod engine;
+#[path = "util/incoming.rs"]
+mod incoming;
 #[path = "util/load.rs"]
 mod load;
 #[path = "util/process.rs"]
@@ -345,20 +347,9 @@ fn each_loop_ends_with_its_address<R: Runtime>() {
         let wanted = (options.want(addr(0), 1), options.want(addr(1), 1));
         let ((one, other), generation) = Generation::open(wanted).unwrap();
         assert_drained(generation.take_over_blocking(PATIENCE));
-        let serve = |group: reuseport::Group<TcpListener>, tag: u8, generation: &Generation| {
+        let serve = |group: Group<TcpListener>, tag: u8, generation: &Generation| {
             let member = group.into_iter().next().unwrap();
-            let generation = generation.clone();
-            thread::spawn(move || {
-                R::block_on(async {
-                    let mut incoming = generation.incoming::<R>(member.attach::<R>().unwrap());
-                    let mut accepted = 0;
-                    while let Some(stream) = incoming.accept().await {
-                        R::write_all(&stream.unwrap().0, &[tag]).await.unwrap();
-                        accepted += 1;
-                    }
-                    accepted
-                })
-            })
+            incoming::answering::<R>(member, generation, tag)
         };
         let (one, other) = (serve(one, 1, &generation), serve(other, 2, &generation));
         let tag = |at: usize| {
