@@ -1,6 +1,7 @@
 //! Processes of a server that replace each other without losing a connection.
 
 mod attempt;
+mod canary;
 mod core;
 mod driver;
 mod farewell;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+pub use self::canary::TakeShare;
 use self::core::Core;
 pub use self::farewell::Farewell;
 pub use self::incoming::Incoming;
@@ -40,6 +42,8 @@ pub use self::several::{Wanted, Wants};
 pub use self::shutdown::Shutdown;
 use self::wait::Wait;
 pub use self::wait::{Relieved, TakeOver};
+#[cfg(fuzzing)]
+pub(crate) use self::wire::fuzz;
 use crate::error::Error;
 use crate::group::{Drained, Guarantee};
 use crate::trace;
@@ -386,15 +390,5 @@ impl fmt::Debug for Generation {
             .field("predecessor", &self.predecessor())
             .field("guarantee", &self.guarantee())
             .finish_non_exhaustive()
-    }
-}
-
-/// Hears whatever a stream has.
-#[cfg(fuzzing)]
-pub(crate) fn fuzz(stream: &impl crate::sys::AsFd, until: std::time::Instant) {
-    while let Ok(message) = wire::hear(stream, Some(until)) {
-        let _ = wire::check_versions(&message.body);
-        assert!(!wire::text(&message.body).contains(char::is_control));
-        let _ = wire::Parcel::parse(&message.body, message.fds);
     }
 }

@@ -73,10 +73,11 @@ impl State {
                 place,
                 number: None,
                 gets_new: true,
+                apart: false,
                 share: 1,
             };
             return Steering::Hash
-                .dispatch(self.kind, &[seat], false, &[], false)
+                .dispatch(self.kind, &[seat], false, &[], false, 0.0)
                 .map_err(invalid);
         }
         // Where all are leaving, they get what is new until the last has left.
@@ -95,8 +96,16 @@ impl State {
         // Members that stand anywhere in certain places can be named together, if they are alike.
         let needs_numbers = self.steering.needs_numbers();
         let together = !needs_numbers && unknown().all(gets);
+        let apart = |entry: &Entry<Sock>| {
+            entry.role == Role::Successor && !gets(entry) && self.part() > 0.0
+        };
+        // A successor has flows only when it has had a part.
+        let number = |entry: &Entry<Sock>| {
+            let is_tried = entry.role != Role::Successor || self.part.is_some();
+            entry.number.filter(|_| is_tried)
+        };
         let named = |entry: &Entry<Sock>| {
-            gets(entry) || self.steering.keeps_flows() && entry.number.is_some()
+            gets(entry) || apart(entry) || self.steering.keeps_flows() && number(entry).is_some()
         };
         if !whole && !together && unknown().any(named) || needs_numbers && unknown().any(named) {
             return Err(self.disordered());
@@ -108,8 +117,9 @@ impl State {
             let stands = !moved.contains(&entry.id);
             Seat {
                 place,
-                number: entry.number.filter(|_| entry.exact && stands),
+                number: number(entry).filter(|_| entry.exact && stands),
                 gets_new: stands && gets(entry),
+                apart: stands && apart(entry),
                 share: match by_load {
                     true => self.load_share(entry),
                     false => EVEN,
@@ -118,7 +128,14 @@ impl State {
         };
         let seats: Vec<_> = self.table.iter().enumerate().map(seat).collect();
         self.steering
-            .dispatch(self.kind, &seats, whole, &self.cpus, self.loads.is_some())
+            .dispatch(
+                self.kind,
+                &seats,
+                whole,
+                &self.cpus,
+                self.loads.is_some(),
+                self.part(),
+            )
             .map_err(invalid)
     }
 }

@@ -1,0 +1,150 @@
+//! A part of what is new for the next process, before it takes over.
+
+#![cfg(target_os = "linux")]
+
+#[path = "util/engine.rs"]
+mod engine;
+#[path = "util/generations.rs"]
+mod generations;
+#[path = "util/load.rs"]
+mod load;
+#[path = "util/process.rs"]
+mod process;
+#[path = "util/serve.rs"]
+mod serve;
+#[path = "util/server.rs"]
+mod server;
+#[path = "util/traffic.rs"]
+mod traffic;
+mod util;
+#[path = "util/worker.rs"]
+mod worker;
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use generations::{EVERY, PORT, Server, V4, V6, ask, ways};
+use load::{Counters, assert_nothing_lost};
+use reuseport::{ConnectionIds, Generation, Options, Spread, Std, Steering, Tokio};
+use traffic::Traffic;
+use util::{PATIENCE, Runtime, assert_drained, in_namespace, until};
+
+/// Pearson's statistic for two classes: more than this comes once in a million times.
+const CHANCE: f64 = 23.9;
+
+#[track_caller]
+fn assert_split(of: usize, got: usize, part: f64) {
+    let expected = [of as f64 * part, of as f64 * (1.0 - part)];
+    let seen = [got as f64, (of - got) as f64];
+    let square = |(expected, seen): (f64, f64)| (seen - expected).powi(2) / expected;
+    let statistic: f64 = expected.into_iter().zip(seen).map(square).sum();
+    assert!(statistic < CHANCE, "{got} of {of}, and {part} was meant: {statistic}");
+}
+
+fn split_between<R: Runtime>(ip: IpAddr, n: usize, m: usize) {
+    in_namespace("the part of a canary", || {
+        let addr = SocketAddr::new(ip, PORT);
+        let options = Options::new();
+        let old = Server::serving::<R>(&options, addr, n);
+        let new = Server::open::<R>(&options, addr, m);
+        for part in [0.01, 0.1, 0.5] {
+            assert_eq!(new.generation.take_share_blocking(part).unwrap(), part);
+            let before = new.accepted();
+            for at in 0..2_000 {
+                let to = ways(addr);
+                ask(to[at % to.len()], 7).unwrap();
+            }
+            assert_split(2_000, new.accepted() - before, part);
+        }
+        // Its members are alike.
+        let members = new.members.iter().map(|member| member.tally.accepted());
+        assert!(members.min() >= Some(1_000 / m / 2));
+        // All, and nothing.
+        for (part, expected) in [(1.0, 100), (0.0, 0)] {
+            assert_eq!(new.generation.take_share_blocking(part).unwrap(), part);
+            let before = new.accepted();
+            (0..100).for_each(|_| assert!(ask(ways(addr)[0], 7).is_ok()));
+            assert_eq!(new.accepted() - before, expected);
+        }
+        new.take_over();
+        old.relieved();
+        assert_eq!(new.generation.take_share_blocking(0.0).unwrap(), 1.0);
+        new.end();
+    });
+}
+
+#[test]
+fn it_gets_the_part_that_it_asks_for() {
+    split_between::<Std>(V4, 1, 1);
+    split_between::<Tokio>(EVERY, 2, 3);
+    split_between::<Tokio>(V6, 3, 2);
+}
+
+/// Parts that go up and down under load, and then `end`; how many each of the two has accepted is checked.
+fn under_load<R: Runtime>(what: &str, end: impl Fn(Server, Server) + Sync) {
+    in_namespace(what, || {
+        let addr = SocketAddr::new(EVERY, PORT);
+        let options = Options::new();
+        let old = Server::serving::<R>(&options, addr, 2);
+        let new = Server::open::<R>(&options, addr, 2);
+        new.generation.set_grace(Duration::ZERO);
+        let before = Counters::read();
+        let traffic = Traffic::tcp_to(ways(addr));
+        for part in [0.01, 0.5, 1.0, 0.0, 0.9, 0.1, 0.5] {
+            assert_eq!(new.generation.take_share_blocking(part).unwrap(), part);
+            traffic.go_on(200);
+        }
+        assert!(new.accepted() > 0);
+        end(old, new);
+        traffic.go_on(200);
+        let outcomes = traffic.stop();
+        assert_nothing_lost(&outcomes, &Counters::read().since(&before));
+    });
+}
+
+fn and_takes_over<R: Runtime>() {
+    under_load::<R>("a canary that takes over", |old, new| {
+        new.take_over();
+        old.relieved();
+        std::mem::forget(new);
+    });
+}
+
+fn and_stops<R: Runtime>() {
+    under_load::<R>("a canary that stops", |old, new| {
+        new.generation.stop();
+        new.generation.relieved_blocking();
+        assert_drained(new.generation.outcome());
+        let accepted = new.relieved();
+        assert!(accepted > 0);
+        old.alone();
+        // The next one is not kept waiting.
+        let next = Server::open::<R>(&Options::new(), old.addr, 1);
+        next.take_over();
+        old.relieved();
+        std::mem::forget(next);
+    });
+}
+
+#[test]
+fn nothing_is_lost_where_it_takes_over() {
+    and_takes_over::<Std>();
+    and_takes_over::<Tokio>();
+}
+
+#[test]
+fn nothing_is_lost_where_it_stops() {
+    and_stops::<Std>();
+    and_stops::<Tokio>();
+}
+
+#[test]
+fn it_gets_everything_where_the_predecessor_stops() {
+    under_load::<Tokio>("a canary whose predecessor stops", |old, new| {
+        old.generation.stop();
+        old.relieved();
+        until(|| (new.generation.take_share_blocking(0.1).unwrap() == 1.0).then_some(()));
+        std::mem::forget(new);
+    });
+}
