@@ -21,12 +21,12 @@ mod util;
 mod worker;
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use generations::{EVERY, PORT, Server, V4, V6, ask, ways};
 use load::{Counters, assert_nothing_lost};
-use reuseport::{ConnectionIds, Generation, Options, Spread, Std, Steering, Tokio};
+use reuseport::{Generation, Group, Options, Spread, Std, Tokio};
 use traffic::Traffic;
 use util::{PATIENCE, Runtime, assert_drained, in_namespace, until};
 
@@ -39,7 +39,10 @@ fn assert_split(of: usize, got: usize, part: f64) {
     let seen = [got as f64, (of - got) as f64];
     let square = |(expected, seen): (f64, f64)| (seen - expected).powi(2) / expected;
     let statistic: f64 = expected.into_iter().zip(seen).map(square).sum();
-    assert!(statistic < CHANCE, "{got} of {of}, and {part} was meant: {statistic}");
+    assert!(
+        statistic < CHANCE,
+        "{got} of {of}, and {part} was meant: {statistic}"
+    );
 }
 
 fn split_between<R: Runtime>(ip: IpAddr, n: usize, m: usize) {
@@ -146,5 +149,118 @@ fn it_gets_everything_where_the_predecessor_stops() {
         old.relieved();
         until(|| (new.generation.take_share_blocking(0.1).unwrap() == 1.0).then_some(()));
         std::mem::forget(new);
+    });
+}
+
+/// Also where the workers go on when the generation has been dropped.
+#[test]
+fn nothing_is_lost_where_it_is_dropped() {
+    under_load::<Tokio>("a canary that is dropped", |old, new| {
+        let Server {
+            generation,
+            members,
+            ..
+        } = new;
+        drop(generation);
+        // Until its sockets have left the group.
+        old.alone();
+        drop(members);
+        std::mem::forget(old);
+    });
+}
+
+#[test]
+fn several_addresses_have_the_same_part() {
+    in_namespace("a canary of two addresses", || {
+        let addrs = [4001, 4002].map(|port| SocketAddr::new(V4, port));
+        let options = Options::new();
+        let open = || {
+            let wanted: Vec<_> = addrs.iter().map(|addr| options.want(*addr, 1)).collect();
+            let (groups, generation) = Generation::open(wanted).unwrap();
+            let listener = |group: Group<TcpListener>| {
+                let listener = group.into_iter().next().unwrap().into_std();
+                listener.set_nonblocking(true).unwrap();
+                listener
+            };
+            (
+                groups.into_iter().map(listener).collect::<Vec<_>>(),
+                generation,
+            )
+        };
+        let (old, first) = open();
+        assert_drained(first.take_over_blocking(PATIENCE));
+        assert_eq!(first.take_share_blocking(0.3).unwrap(), 1.0);
+        let (new, second) = open();
+        for part in [1.0, 0.0] {
+            assert_eq!(smol::block_on(second.take_share(part)).unwrap(), part);
+            for (at, addr) in addrs.iter().enumerate() {
+                let client = TcpStream::connect(addr).unwrap();
+                let (gets, other) = if part == 1.0 {
+                    (&new, &old)
+                } else {
+                    (&old, &new)
+                };
+                until(|| gets[at].accept().ok());
+                assert_eq!(
+                    other[at].accept().unwrap_err().kind(),
+                    ErrorKind::WouldBlock
+                );
+                drop(client);
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_refused() {
+    in_namespace("refusals of a part", || {
+        let addr = SocketAddr::new(V4, PORT);
+        let refused = |generation: &Generation, part: f64| {
+            let error = generation.take_share_blocking(part).unwrap_err();
+            let asynchronous = smol::block_on(generation.take_share(part)).unwrap_err();
+            assert_eq!(asynchronous.to_string(), error.to_string());
+            (error.kind(), error.to_string())
+        };
+        let sentence = |why: &str| format!("cannot take a share of {addr}: {why}");
+        let old = Server::serving::<Tokio>(&Options::new(), addr, 1);
+        let new = Server::open::<Tokio>(&Options::new(), addr, 1);
+        for part in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
+            let why = sentence(&format!("{part} is no part between 0 and 1"));
+            assert_eq!(
+                refused(&new.generation, part),
+                (ErrorKind::InvalidInput, why)
+            );
+        }
+        new.generation
+            .take_share_blocking(f64::MIN_POSITIVE)
+            .unwrap();
+        new.generation.stop();
+        let why = sentence("this process has been told to end");
+        assert_eq!(
+            refused(&new.generation, 0.5),
+            (ErrorKind::ConnectionAborted, why)
+        );
+        new.relieved();
+        old.alone();
+        let next = Server::serving::<Tokio>(&Options::new(), addr, 1);
+        let why = sentence("this process has been told to end, or another takes over");
+        assert_eq!(
+            refused(&old.generation, 0.5),
+            (ErrorKind::ConnectionAborted, why)
+        );
+        old.relieved();
+        next.end();
+
+        let addr = SocketAddr::new(V4, PORT + 1);
+        let queue = Options::new().spread(Spread::Queue);
+        let (_old, first) = queue.generation(addr, 1).unwrap();
+        let (_new, second) = queue.generation(addr, 1).unwrap();
+        let (kind, text) = refused(&second, 0.5);
+        assert_eq!(kind, ErrorKind::Unsupported);
+        assert!(
+            text.ends_with("have one queue together, of which the workers take what they can"),
+            "{text}"
+        );
+        assert_eq!(first.take_share_blocking(0.5).unwrap(), 1.0);
     });
 }

@@ -281,10 +281,8 @@ impl Driver {
             core.dropped.put(());
         }
         self.see_to_share(core);
-        if self.machine.state() == State::Closing && !core.shared.state().is_open() {
-            self.handle(core, Event::LetGo);
-        }
-        if self.machine.state() == State::Letting && !self.has_let_go {
+        let is_let = matches!(self.machine.state(), State::Letting | State::Closing);
+        if is_let && !self.has_let_go {
             let mut state = core.shared.state();
             let ends = core.kind == Kind::Tcp && !state.keeps_flows() && !state.is_one_queue();
             let has_let_go = ends && state.is_blocking() || !state.is_open();

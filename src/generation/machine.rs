@@ -16,8 +16,8 @@
 //! ```
 //!
 //! A successor may have a part of what is new before it takes over: it is Beside, and the predecessor Lending.
-//! Giving up, it gives that part back (Returning), accepts what is under way (Emptying), and has its listeners
-//! removed; UDP sockets when their owners have closed them (Closing).
+//! Giving up, it gives that part back (Returning), accepts what is under way (Emptying), and lets its workers close
+//! their sockets (Closing).
 //!
 //! Told to stop, a process lets no new client in and accepts what is under way (Stopping); one that serves
 //! does so at once, one that is taking over when it has, and one that has not taken over gives up.
@@ -127,6 +127,7 @@ impl Machine {
             State::Asking | State::Returning => Some(Duration::from_secs(1)),
             // Frameworks close their listeners within seconds, or never.
             State::Parting => Some(Duration::from_secs(10)),
+            State::Closing if self.mode != Mode::Flows => Some(Duration::from_secs(10)),
             State::Orphan | State::Removing => Some(Duration::from_millis(100)),
             _ => None,
         }
@@ -217,11 +218,11 @@ impl Machine {
             }
             (State::Returning, Ended(Predecessor)) => (State::Emptying, vec![Hide, Action::Stop]),
             (State::Emptying, Ended(Predecessor)) => (State::Emptying, vec![Hide]),
-            (State::Emptying, Drained | Expired | Nothing) => self.emptied(),
-            (State::Closing, LetGo | Ended(Predecessor)) => (
-                State::Over,
-                vec![Say(Predecessor, Word::GivingUp), Close, Taken],
-            ),
+            (State::Emptying, Drained | Expired | Nothing) => (State::Closing, vec![Relieve]),
+            (State::Closing, LetGo | Expired) => {
+                let up = Say(Predecessor, Word::GivingUp);
+                (State::Over, vec![Withdraw, up, Close, Taken])
+            }
             // Where it has asked for a part, it has had none.
             (
                 State::Beside | State::Asking | State::Returning | State::Emptying | State::Closing,
@@ -368,17 +369,6 @@ impl Machine {
                 (State::Relieved, vec![Forget])
             }
             _ => stay,
-        }
-    }
-
-    /// Nothing is left of what came to it before it gave up.
-    fn emptied(&self) -> (State, Vec<Action>) {
-        match self.mode {
-            Mode::Connections => {
-                let up = Say(Predecessor, Word::GivingUp);
-                (State::Over, vec![Withdraw, up, Relieve, Close, Taken])
-            }
-            Mode::Datagrams | Mode::Flows => (State::Closing, vec![Relieve]),
         }
     }
 

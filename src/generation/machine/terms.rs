@@ -10,7 +10,7 @@ pub(crate) enum State {
     Returning,
     /// This one gets nothing new any more, and accepts what is under way to it.
     Emptying,
-    /// As emptying, with nothing left; its UDP sockets are in the group until their owners close them.
+    /// As emptying, with nothing left; the workers are about to close their sockets.
     Closing,
     /// The predecessor has died, and the kernel has not yet been told of this one.
     Orphan,
