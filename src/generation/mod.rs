@@ -72,11 +72,11 @@ use crate::trace;
 /// what is lost is what that process held.
 ///
 /// When the last clone is dropped before `take_over`, this process's members leave the group, and the
-/// predecessor goes on: no connection is lost. The drop waits for that, some microseconds and a second at the
+/// predecessor goes on: no connection is lost. The drop waits for that, some milliseconds and a second at the
 /// most. With UDP the datagram can be lost that the kernel is about to give to the group at the instant at
 /// which the socket leaves that was opened last.
 /// Dropped later, the process goes on, and no successor can find it. A successor that does not take over
-/// within five seconds is superseded by the next one that starts.
+/// within five seconds is superseded by the next one that starts, unless it has [tried](Self::take_share) a share.
 ///
 /// # One queue
 ///

@@ -280,7 +280,7 @@ fn succeed<S: Socket>(
     }
     let members = opened.inspect_err(|_| {
         // Behind the predecessor's, which are not moved by that.
-        shared.state().withdraw();
+        shared.withdraw();
         let _ = wire::say(&line, Word::GivingUp, &[], Some(Instant::now() + SILENCE));
     })?;
     let group = Group::of(addr, members, spread, roster);

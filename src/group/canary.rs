@@ -74,18 +74,28 @@ impl State {
     }
 
     /// The successor is gone: what arrives finds none of its members any more, from the moment on at which no
-    /// processor is still at a packet of before. Whether there were any.
+    /// processor is still at a packet of before. Whether there were listeners.
     pub(crate) fn recall(&mut self) -> Result<bool, Error> {
         self.stage = Stage::Ours;
         self.part = None;
-        let successors = self.table.iter();
-        let successors = successors.filter(|entry| entry.role == Role::Successor);
-        let ids: Vec<Id> = successors.map(|entry| entry.id).collect();
-        let has_any = !ids.is_empty();
         let reprogrammed = self.reprogram();
-        if self.kind == Kind::Tcp {
+        let is_any = self.hide_these(|role| role == Role::Successor);
+        reprogrammed.map(|()| is_any)
+    }
+
+    /// What arrives finds none of the members of this process any more; whether there are any to which that applies.
+    pub(super) fn hide_own(&mut self) -> bool {
+        !self.is_one_queue() && self.hide_these(Role::is_own)
+    }
+
+    /// UDP sockets are not hidden, because what is hidden cannot answer.
+    fn hide_these(&mut self, which: impl Fn(Role) -> bool) -> bool {
+        let these = self.table.iter().filter(|entry| which(entry.role));
+        let ids: Vec<Id> = these.map(|entry| entry.id).collect();
+        let is_any = self.kind == Kind::Tcp && !ids.is_empty();
+        if is_any {
             self.hide(ids);
         }
-        reprogrammed.map(|()| has_any)
+        is_any
     }
 }

@@ -103,7 +103,7 @@ impl Driver {
                 let message = self.message.as_ref();
                 let gave_up = message.is_some_and(|message| message.word == Word::GivingUp);
                 let recalled = core.shared.state().recall();
-                if core.kind == Kind::Tcp && !matches!(recalled, Ok(false)) {
+                if !matches!(recalled, Ok(false)) {
                     // Where that is too much for the kernel, a client may have to try again.
                     sys::barrier(MESSAGE);
                 }
@@ -120,7 +120,7 @@ impl Driver {
                 taken_back.map(drop)
             }
             Action::Withdraw => {
-                core.shared.state().withdraw();
+                core.shared.withdraw();
                 Ok(())
             }
             Action::Taken => {
