@@ -156,6 +156,8 @@ pub(super) fn run(core: &Arc<Core>) {
         for ((source, fd), _) in sources.iter().zip(ready).filter(|(_, is_ready)| *is_ready) {
             driver.receive(core, *source, fd);
         }
+        // What closes the rendezvous must be the last that has it.
+        drop(sources);
         for command in core.commands() {
             driver.command(core, command);
         }

@@ -39,7 +39,7 @@ pub(crate) enum Word {
     Superseded = 9,
     /// The successor: I give up, and my sockets are out of the group.
     GivingUp = 10,
-    /// The successor: I am about to take over.
+    /// The successor: I am about to take over; a number follows, where it does so with several addresses together.
     Taking = 11,
     /// The predecessor: I leave the kernel's program to you.
     Go = 12,

@@ -233,6 +233,7 @@ impl State {
         self.numbers = numbers;
         self.check(steering)?;
         self.set_steering(steering);
+        self.try_program()?;
         let mut unknown = Vec::new();
         for (number, exact, fd) in predecessors {
             let id = self.add_lent(number, Role::Predecessor, fd);

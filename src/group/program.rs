@@ -8,7 +8,7 @@ use super::state::{Stage, State};
 use super::table::{Entry, Id, Role};
 use crate::error::Error;
 use crate::steering::{EVEN, NEWCOMER, Seat, Spread, Steering};
-use crate::sys::{self, Dispatch};
+use crate::sys::{self, Dispatch, Socket};
 
 impl State {
     /// Brings the kernel's program in line with the table.
@@ -19,6 +19,24 @@ impl State {
     /// As [`reprogram`](Self::reprogram), and an error where the steering cannot be had.
     pub(crate) fn program_strictly(&mut self) -> Result<(), Error> {
         self.program(&[], None, true)
+    }
+
+    /// Whether the kernel takes the caller's program, which is to be in force only later: it is tried on a socket that
+    /// nothing reaches.
+    pub(super) fn try_program(&self) -> Result<(), Error> {
+        if self.steering.is_ours() {
+            return Ok(());
+        }
+        let whole = true;
+        let dispatch = self
+            .steering
+            .dispatch(self.kind, &[], whole, &[], false, 0.0)
+            .map_err(|why| self.invalid(why))?;
+        let tried = Socket::new(self.kind, &self.addr, false).and_then(|socket| {
+            socket.set_reuse_port()?;
+            sys::dispatch(socket.lend(), &dispatch)
+        });
+        tried.map_err(|error| self.refused(error))
     }
 
     /// Whether this process tells the kernel how to choose.

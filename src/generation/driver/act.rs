@@ -72,7 +72,9 @@ impl Driver {
                 core.shared.state().set_stage(Stage::Passing);
                 if let Some((at, joint)) = core.joint.get() {
                     let pid = self.successor.as_ref().and_then(|caller| caller.pid);
-                    joint.passes(*at, Some(pid));
+                    let message = self.message.as_ref();
+                    let id = message.and_then(|message| message.body.first_chunk());
+                    joint.passes(*at, Some((pid, id.map(|id| u64::from_le_bytes(*id)))));
                 }
                 // The successor answers those that come from here on.
                 let until = Some(Instant::now() + MESSAGE);

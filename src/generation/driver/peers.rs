@@ -180,6 +180,11 @@ impl Driver {
             return;
         }
         let body = match word {
+            // All its addresses have the same.
+            Word::Taking => core
+                .joint
+                .get()
+                .map_or_else(Vec::new, |(_, joint)| joint.id().to_le_bytes().to_vec()),
             Word::Share => self.asks.part.to_le_bytes().to_vec(),
             Word::Shared => core.shared.state().part().to_le_bytes().to_vec(),
             Word::Refused | Word::Unshared => self
