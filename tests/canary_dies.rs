@@ -56,10 +56,16 @@ fn canary(old: &Process, n: usize, tag: u8, part: f64) -> Process {
     process
 }
 
+/// Waits until it has noticed that the other one is gone.
+#[track_caller]
+fn alone(old: &mut Process, n: usize) {
+    until(|| (old.places().len() == n).then_some(()));
+}
+
 #[test]
 fn its_death_costs_what_it_held() {
     in_namespace("a canary dies", || {
-        let old = serving(2, 1);
+        let mut old = serving(2, 1);
         for (n, part) in [(1, 0.1), (3, 0.5), (2, 1.0)] {
             let traffic = Traffic::tcp(ADDR);
             let new = canary(&old, n, 2, part);
@@ -67,7 +73,7 @@ fn its_death_costs_what_it_held() {
             traffic.go_on(200);
             new.kill();
             // What comes before the old one has noticed is lost with what the new one had.
-            until(|| (ask(ADDR).ok() == Some(1)).then_some(()));
+            alone(&mut old, 2);
             traffic.go_on(200);
             // No more than there were clients at that time.
             traffic.assert_lost_at_most(100, "a canary dies");
@@ -104,14 +110,14 @@ fn it_gets_everything_where_the_old_one_dies() {
 #[test]
 fn killed_at_any_instant() {
     in_namespace("a canary dies at any instant", || {
-        let old = serving(2, 1);
+        let mut old = serving(2, 1);
         for at in 0..20 {
             let mut new = canary(&old, 1 + at % 3, 2, 0.5);
             let words = [["share 1", "share 0"], ["share 0.1", "stop"]];
             words[at % 2].iter().for_each(|word| new.tell(word));
             thread::sleep(Duration::from_micros(200) * at as u32);
             new.kill();
-            until(|| (ask(ADDR).ok() == Some(1)).then_some(()));
+            alone(&mut old, 2);
             assert_all_answered(ADDR, 1);
         }
         let mut last = canary(&old, 2, 3, 0.5);
