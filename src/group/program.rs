@@ -8,7 +8,7 @@ use super::state::{Stage, State};
 use super::table::{Entry, Id, Role};
 use crate::error::Error;
 use crate::steering::{EVEN, NEWCOMER, Seat, Spread, Steering};
-use crate::sys::{self, Dispatch, Socket};
+use crate::sys::{self, Dispatch};
 
 impl State {
     /// Brings the kernel's program in line with the table.
@@ -32,10 +32,7 @@ impl State {
             .steering
             .dispatch(self.kind, &[], whole, &[], false, 0.0)
             .map_err(|why| self.invalid(why))?;
-        let tried = Socket::new(self.kind, &self.addr, false).and_then(|socket| {
-            socket.set_reuse_port()?;
-            sys::dispatch(socket.lend(), &dispatch)
-        });
+        let tried = sys::try_dispatch(self.kind, &self.addr, &dispatch);
         tried.map_err(|error| self.refused(error))
     }
 

@@ -133,7 +133,7 @@ pub(crate) use control::{
     Descriptors, Likeness, Look, Queues, Weak, barrier, blame, can_hide, cannot_steer, cpus,
     dispatch, dispatch_reason, explain, explain_socket, finds_by_peer, hide, interface, is_hidden,
     is_nobody, is_readable, migrates, namespace, occupants, only_from, owner, packet_queue,
-    process_name, queue, receivers, remove, set_alone, steers,
+    process_name, queue, receivers, remove, set_alone, steers, try_dispatch,
 };
 #[cfg(fuzzing)]
 pub(crate) use linux::fuzz;
