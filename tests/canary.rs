@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use generations::{EVERY, PORT, Server, V4, V6, ask, ways};
 use load::{Counters, assert_nothing_lost};
-use reuseport::{Generation, Group, Options, Spread, Std, Tokio};
+use reuseport::{Generation, Group, Options, Spread, Std, Steering, Tokio};
 use traffic::Traffic;
 use util::{PATIENCE, Runtime, assert_drained, in_namespace, until};
 
@@ -149,6 +149,54 @@ fn it_gets_everything_where_the_predecessor_stops() {
         old.relieved();
         until(|| (new.generation.take_share_blocking(0.1).unwrap() == 1.0).then_some(()));
         std::mem::forget(new);
+    });
+}
+
+/// While the old one's members are balanced, weighted, or leave.
+#[test]
+fn the_old_one_steers_what_is_left() {
+    in_namespace("a canary beside a group that is steered", || {
+        let addr = SocketAddr::new(V4, PORT);
+        let mut old = Server::serving::<Tokio>(&Options::new(), addr, 3);
+        let new = Server::open::<Tokio>(&Options::new(), addr, 2);
+        assert_eq!(new.generation.take_share_blocking(0.5).unwrap(), 0.5);
+        let counts = |old: &Server| {
+            old.members
+                .iter()
+                .map(|one| one.tally.accepted())
+                .collect::<Vec<_>>()
+        };
+        let ask_all = |old: &Server| {
+            let before = (new.accepted(), counts(old));
+            (0..600).for_each(|_| assert!(ask(addr, 7).is_ok()));
+            assert_split(600, new.accepted() - before.0, 0.5);
+            let pairs = counts(old).into_iter().zip(before.1);
+            pairs
+                .map(|(after, before)| after - before)
+                .collect::<Vec<_>>()
+        };
+        let balancing = old
+            .roster
+            .balance()
+            .unwrap()
+            .spawn(Duration::from_millis(1))
+            .unwrap();
+        assert!(ask_all(&old).into_iter().all(|n| n > 30));
+        drop(balancing);
+        old.roster.steer(&Steering::Weights(vec![0, 1, 3])).unwrap();
+        let got = ask_all(&old);
+        assert!(got[0] == 0 && got[1] > 30 && got[2] > got[1], "{got:?}");
+        old.roster.steer(&Steering::Hash).unwrap();
+        let leaving = old.roster.leave(1).unwrap();
+        assert_drained(leaving.timeout(PATIENCE).wait());
+        let got = ask_all(&old);
+        assert!(got[0] > 30 && got[1] == 0 && got[2] > 30, "{got:?}");
+        old.stop(1);
+        let got = ask_all(&old);
+        assert!(got.iter().all(|n| *n > 30), "{got:?}");
+        new.take_over();
+        old.relieved();
+        new.end();
     });
 }
 
