@@ -367,11 +367,7 @@ impl Machine {
             (State::Passing, Heard(Successor, Word::Back)) if self.stops => {
                 (State::Stopping, vec![Thaw, Action::Stop, shared])
             }
-            // What has come to it meanwhile is still there.
-            (State::Passing, Heard(Successor, Word::Back)) => {
-                self.tries = true;
-                (State::Lending, vec![Thaw])
-            }
+            (State::Passing, Heard(Successor, Word::Back)) => (State::Lending, vec![Thaw]),
             (State::Passing, Ended(Successor)) => self.alone(vec![TakeBack]),
             (State::Passing, Heard(Successor, Word::Empty)) => (State::Letting, vec![Relieve]),
             (State::Letting, LetGo) => (State::Letting, vec![Say(Successor, Word::Closed)]),
