@@ -11,6 +11,7 @@ use crate::trace;
 mod balance;
 mod balancer;
 mod balancing;
+mod cell;
 mod count;
 mod departures;
 mod dial;
