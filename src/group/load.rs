@@ -126,7 +126,8 @@ impl<S: Socket> Roster<S> {
     /// let group = Options::new().group("localhost:8881", 4)?;
     /// let roster = group.roster();
     /// for member in &group {
-    ///     // The worker adopts its standard input as a listener, and its standard output as a load.
+    ///     // The worker adopts its standard input as a listener, and its standard output, to which it prints
+    ///     // nothing, as a load.
     ///     Command::new("worker")
     ///         .stdin(member.as_fd().try_clone_to_owned()?)
     ///         .stdout(roster.lend_load(member.number())?)
