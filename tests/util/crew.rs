@@ -204,6 +204,8 @@ impl Worker {
                             (number >> 33) as u8
                         };
                         memory.write_all_at(&vec![byte; length], 0).unwrap();
+                        // Some ten times within a step, and not all that a processor can.
+                        std::thread::sleep(Duration::from_micros(100));
                     }
                 });
             }
