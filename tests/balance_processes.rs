@@ -376,12 +376,11 @@ fn a_process_that_was_stopped_has_its_share_again_at_once() {
         let balancing = crew.balancing(engine);
         let (member, hand) = &crew.hands[0];
         let waiting = || queue(member).unwrap().waiting;
-        let running = clients(crew.addr, 12_000, PER_SECOND).start();
-        let mut took = Vec::new();
-        let mut queues = Vec::new();
-        for _ in 0..5 {
+        let (mut took, mut queues) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            // Three times of what a machine needs that is not busy.
+            let running = clients(crew.addr, 6_000, PER_SECOND).start();
             go_on(&running, 300);
-            let before = hand.served();
             hand.signal(Signal::STOP);
             wait_for_stuck(&balancing, &[0]);
             // Those whose packets were under way when it was found out.
@@ -391,16 +390,15 @@ fn a_process_that_was_stopped_has_its_share_again_at_once() {
             assert_eq!(waiting(), left, "it gets nothing while it is stopped");
             hand.signal(Signal::CONT);
             let begin = Instant::now();
+            let before = hand.served();
             until(|| (hand.served() >= before + left as usize + HALF).then_some(()));
             took.push(begin.elapsed());
             queues.push(left);
             wait_for_stuck(&balancing, &[]);
+            let outcomes = running.join();
+            assert_eq!(outcomes.lost(), 0, "{outcomes}");
         }
-        let outcomes = running.join();
-        assert_eq!(outcomes.lost(), 0, "{outcomes}");
-        println!(
-            "measured: {queues:?} waited; its share again after {took:.0?}, {engine:?}; {outcomes}"
-        );
+        println!("measured: {queues:?} waited; its share again after {took:.0?}, {engine:?}");
         // A machine that is busy may be late with any of them.
         let best = took.iter().min().unwrap();
         assert!(*best < Duration::from_millis(100), "{took:?}");
