@@ -3,6 +3,7 @@
 #![allow(unreachable_pub, reason = "a module of several crates")]
 
 use std::fmt::Write;
+use std::fs;
 use std::path::Path;
 
 /// Rows of dots on one axis.
@@ -124,9 +125,31 @@ impl Plot<'_> {
         svg + "</svg>\n"
     }
 
-    /// Writes it into a folder.
+    /// Writes it into a folder, and all that are there as addresses into one file: rustdoc has no place for files.
     pub fn draw(&self, folder: &Path, name: &str) {
-        std::fs::create_dir_all(folder).unwrap();
-        std::fs::write(folder.join(name).with_extension("svg"), self.svg()).unwrap();
+        fs::create_dir_all(folder).unwrap();
+        fs::write(folder.join(name).with_extension("svg"), self.svg()).unwrap();
+        let files = fs::read_dir(folder).unwrap().flatten();
+        let mut files: Vec<_> = files.map(|file| file.path()).collect();
+        files.sort();
+        let mut addresses = String::new();
+        for file in files
+            .iter()
+            .filter(|file| file.extension() == Some("svg".as_ref()))
+        {
+            let name = file.file_stem().unwrap().to_string_lossy();
+            let svg = fs::read(file).unwrap();
+            write!(addresses, "[{name}]: data:image/svg+xml,").unwrap();
+            for byte in svg {
+                match byte {
+                    b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'/' | b'=' | b':' => {
+                        addresses.push(byte.into());
+                    }
+                    _ => write!(addresses, "%{byte:02X}").unwrap(),
+                }
+            }
+            addresses.push('\n');
+        }
+        fs::write(folder.join("plots.md"), addresses).unwrap();
     }
 }
