@@ -4,8 +4,8 @@
 //! times, whatever becomes of them, and gives each a second. In a round each way has its turn, in
 //! rotating order and with new sockets and threads. A figure is the median of the rounds [10th..90th
 //! percentile]. `-- naps` runs what has that in its name, `-- "4 workers"` what has so many, `-- long` long
-//! connections, and `-- cost` what the thread costs; `-- plot FOLDER` draws what is measured, one file for each table
-//! of 4 workers and for long connections. A worker that is slow sleeps, so that few processors will do. Without
+//! connections, and `-- cost` what the thread costs; `-- plot docs` draws for the guide what is measured: the cases with 4
+//! workers of std, and long connections with tokio. A worker that is slow sleeps, so that few processors will do. Without
 //! CAP_BPF nothing is balanced by eBPF. Without `--bench` there is one short round.
 
 #[cfg(target_os = "linux")]
@@ -266,7 +266,7 @@ mod linux {
                     of(&|round| round[at].per_second() / round[1].per_second()),
                 );
             }
-            if n == 4 && is_drawn() {
+            if n == 4 && !tokio && is_drawn() {
                 self.draw(&ways, &rounds, runtime);
             }
         }
@@ -313,7 +313,7 @@ mod linux {
                 Work::Pareto => "pareto",
                 Work::Even => "even",
             };
-            draw(&plot, &format!("{name}_{runtime}"));
+            draw(&plot, name);
         }
 
         fn run(&self, way: Way, n: usize, tokio: bool, measured: bool) -> Outcomes {

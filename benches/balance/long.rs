@@ -82,8 +82,8 @@ fn table(tokio: bool, measured: bool) {
         kinds: &[],
         rows,
     };
-    if is_drawn() {
-        draw(&plot, &format!("long_{runtime}"));
+    if tokio && is_drawn() {
+        draw(&plot, "long");
     }
 }
 
