@@ -3,15 +3,21 @@
 //! Workers answer a byte and close, each in a thread of its own; a client thread begins connections at fixed
 //! times, whatever becomes of them, and gives each a second. In a round each way has its turn, in
 //! rotating order and with new sockets and threads. A figure is the median of the rounds [10th..90th
-//! percentile]. `-- naps` runs what has that in its name, and `-- cost` what the thread costs. A worker that is
-//! slow sleeps, so that few processors will do. Without CAP_BPF nothing is balanced by eBPF. Without `--bench`
-//! there is one short round.
+//! percentile]. `-- naps` runs what has that in its name, `-- "4 workers"` what has so many, `-- long` long
+//! connections, and `-- cost` what the thread costs; `-- plot docs` draws for the guide what is measured: the cases with 4
+//! workers of std, and long connections with tokio. A worker that is slow sleeps, so that few processors will do. Without
+//! CAP_BPF nothing is balanced by eBPF. Without `--bench` there is one short round.
 
 #[cfg(target_os = "linux")]
 mod figure;
 #[cfg(target_os = "linux")]
 #[path = "../tests/util/load.rs"]
 mod load;
+#[cfg(target_os = "linux")]
+#[path = "balance/long.rs"]
+mod long;
+#[cfg(target_os = "linux")]
+mod plot;
 #[cfg(target_os = "linux")]
 #[path = "../tests/util/mod.rs"]
 mod util;
@@ -31,6 +37,7 @@ mod linux {
     use std::io::{ErrorKind, Read, Write};
     use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
     use std::os::fd::AsFd;
+    use std::path::PathBuf;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::sync::mpsc::{Receiver, channel};
@@ -39,13 +46,15 @@ mod linux {
     use std::{env, fs};
 
     use reuseport::{
-        Balancing, Engine, Load as Published, Member, Options, Spread, Steering, Tokio,
+        Balancing, Engine, Group, Load as Published, Member, Options, Spread, Steering, Tokio,
     };
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use crate::figure::Figure;
     use crate::load::{Load, Outcomes};
+    use crate::long;
+    use crate::plot::{Plot, Row};
     use crate::util;
 
     /// A worker naps so long, in twice that time.
@@ -73,14 +82,17 @@ mod linux {
                 ),
                 Case::new("all alike, 64 in flight", Work::Even, 1_000_000),
             ] {
-                if !wanted(case.name) {
+                if !wanted(&format!("{}, {n} workers", case.name)) {
                     continue;
                 }
                 case.table(n, false, measured);
-                if matches!(case.work, Work::Naps) {
+                if n == 4 || matches!(case.work, Work::Naps) {
                     case.table(n, true, measured);
                 }
             }
+        }
+        if wanted("long connections") {
+            long::tables(measured);
         }
         if wanted("cost") {
             cost(measured);
@@ -89,29 +101,49 @@ mod linux {
 
     /// Whether a word of the command line is in its name, or there is none.
     fn wanted(name: &str) -> bool {
-        let mut words = env::args()
-            .skip(1)
-            .filter(|arg| !arg.starts_with('-'))
-            .peekable();
-        words.peek().is_none() || words.any(|word| name.contains(&word))
+        let (words, _) = words();
+        words.is_empty() || words.iter().any(|word| name.contains(word))
+    }
+
+    /// The words of the command line, without those that say where to draw.
+    fn words() -> (Vec<String>, Option<PathBuf>) {
+        let words = env::args().skip(1).filter(|arg| !arg.starts_with('-'));
+        let mut words: Vec<String> = words.collect();
+        let plot = words.iter().position(|word| word == "plot");
+        let folder = plot.filter(|at| at + 1 < words.len()).map(|at| {
+            let folder = words.remove(at + 1);
+            words.remove(at);
+            PathBuf::from(folder)
+        });
+        (words, folder)
+    }
+
+    pub(crate) fn is_drawn() -> bool {
+        words().1.is_some()
+    }
+
+    pub(crate) fn draw(plot: &Plot<'_>, name: &str) {
+        if let Some(folder) = words().1 {
+            plot.draw(&folder, name);
+        }
     }
 
     /// How a connection comes to a worker.
     #[derive(Clone, Copy, PartialEq)]
-    enum Way {
+    pub(crate) enum Way {
         Group(&'static str, Kernel, Option<(Engine, Duration)>),
         /// One thread accepts, and hands out in turn.
         Acceptor,
     }
 
     #[derive(Clone, Copy, PartialEq)]
-    enum Kernel {
+    pub(crate) enum Kernel {
         Hash,
         Cpu,
         Shared,
     }
 
-    const MS: Duration = Duration::from_millis(1);
+    pub(crate) const MS: Duration = Duration::from_millis(1);
 
     const CLASSIC: Engine = Engine::Classic;
 
@@ -135,7 +167,7 @@ mod linux {
     ];
 
     /// Those that this process may try.
-    fn ways() -> Vec<Way> {
+    pub(crate) fn ways() -> Vec<Way> {
         let has_ebpf = || {
             let group = Options::new().group((Ipv4Addr::LOCALHOST, 0), 2).unwrap();
             let mut balancer = group.roster().balance().unwrap();
@@ -148,10 +180,17 @@ mod linux {
     }
 
     impl Way {
-        fn name(self) -> &'static str {
+        pub(crate) fn name(self) -> &'static str {
             match self {
                 Self::Group(name, ..) => name,
                 Self::Acceptor => "one acceptor thread",
+            }
+        }
+
+        pub(crate) fn balanced(self) -> Option<(Engine, Duration)> {
+            match self {
+                Self::Group(_, _, balanced) => balanced,
+                Self::Acceptor => None,
             }
         }
     }
@@ -227,6 +266,54 @@ mod linux {
                     of(&|round| round[at].per_second() / round[1].per_second()),
                 );
             }
+            if n == 4 && !tokio && is_drawn() {
+                self.draw(&ways, &rounds, runtime);
+            }
+        }
+
+        fn draw(&self, ways: &[Way], rounds: &[Vec<Outcomes>], runtime: &str) {
+            let is_even = matches!(self.work, Work::Even);
+            let row = |(at, way): (usize, &Way)| {
+                let of = |f: &dyn Fn(&[Outcomes]) -> f64| {
+                    Figure::of(rounds.iter().map(|round| f(round))).median
+                };
+                let lost: usize = rounds.iter().map(|round| round[at].lost()).sum();
+                let dots: Vec<f64> = match is_even {
+                    true => vec![of(&|round| round[at].per_second() / 1000.0)],
+                    false => [0.5, 0.99, 0.999]
+                        .map(|part| of(&|round| percentile(&round[at], part)))
+                        .to_vec(),
+                };
+                Row {
+                    name: way.name().to_owned(),
+                    said: match (is_even, lost) {
+                        (true, _) => format!("{:.1}", dots[0]),
+                        (false, 0) => String::new(),
+                        (false, lost) => format!("{lost} lost"),
+                    },
+                    dots,
+                }
+            };
+            let plot = Plot {
+                title: &format!("{}: 4 workers, {runtime}", self.name),
+                unit: match is_even {
+                    true => "thousand connections per second",
+                    false => "milliseconds; what is lost took 1000",
+                },
+                by_tens: !is_even,
+                kinds: match is_even {
+                    true => &[],
+                    false => &["p50", "p99", "p99.9"],
+                },
+                rows: ways.iter().enumerate().map(row).collect(),
+            };
+            let name = match self.work {
+                Work::Naps => "naps",
+                Work::Slow => "slow",
+                Work::Pareto => "pareto",
+                Work::Even => "even",
+            };
+            draw(&plot, name);
         }
 
         fn run(&self, way: Way, n: usize, tokio: bool, measured: bool) -> Outcomes {
@@ -263,6 +350,31 @@ mod linux {
             .map_or(1000.0, |us| f64::from(*us) / 1000.0)
     }
 
+    pub(crate) fn open(way: Way, n: usize) -> (Group<TcpListener>, Option<Balancing>) {
+        let kernel = match way {
+            Way::Group(_, kernel, _) => kernel,
+            Way::Acceptor => Kernel::Hash,
+        };
+        let options = match kernel {
+            Kernel::Hash => Options::new(),
+            Kernel::Cpu => Options::new().steering(Steering::Cpu),
+            Kernel::Shared => Options::new().spread(Spread::Queue),
+        };
+        let sockets = if way == Way::Acceptor { 1 } else { n };
+        let group = options.group((Ipv4Addr::LOCALHOST, 0), sockets).unwrap();
+        let balancing = way.balanced().map(|(engine, pause)| {
+            let balancer = group.roster().balance().unwrap().engine(engine);
+            let balancing = balancer.spawn(pause).unwrap();
+            assert_eq!(
+                balancing.last().unwrap().engine,
+                engine,
+                "CAP_BPF is needed"
+            );
+            balancing
+        });
+        (group, balancing)
+    }
+
     struct Servers {
         addr: SocketAddr,
         ends: Arc<AtomicBool>,
@@ -272,28 +384,9 @@ mod linux {
 
     impl Servers {
         fn start(way: Way, n: usize, work: Work, tokio: bool) -> Self {
-            let (kernel, balanced) = match way {
-                Way::Group(_, kernel, balanced) => (kernel, balanced),
-                Way::Acceptor => (Kernel::Hash, None),
-            };
-            let options = match kernel {
-                Kernel::Hash => Options::new(),
-                Kernel::Cpu => Options::new().steering(Steering::Cpu),
-                Kernel::Shared => Options::new().spread(Spread::Queue),
-            };
-            let sockets = if way == Way::Acceptor { 1 } else { n };
-            let group = options.group((Ipv4Addr::LOCALHOST, 0), sockets).unwrap();
+            let (group, balancing) = open(way, n);
             let (addr, roster) = (group.local_addr(), group.roster());
-            let balancing = balanced.map(|(engine, pause)| {
-                let balancer = roster.balance().unwrap().engine(engine);
-                let balancing = balancer.spawn(pause).unwrap();
-                assert_eq!(
-                    balancing.last().unwrap().engine,
-                    engine,
-                    "CAP_BPF is needed"
-                );
-                balancing
-            });
+            let balanced = way.balanced();
             let ends = Arc::new(AtomicBool::new(false));
             let start = Instant::now();
             let worker = |number: usize| Worker {
@@ -425,7 +518,10 @@ mod linux {
                         self.naps();
                         stream.set_nonblocking(true).unwrap();
                         let stream = tokio::net::TcpStream::from_std(stream).unwrap();
-                        tokio::spawn(tokio_answer(stream, None)).await.unwrap();
+                        let service = self.service();
+                        tokio::spawn(tokio_answer(stream, None, service))
+                            .await
+                            .unwrap();
                     }
                 });
             }
@@ -435,14 +531,14 @@ mod linux {
             }
         }
 
-        fn tokio(self, member: Member<TcpListener>) {
+        fn tokio(mut self, member: Member<TcpListener>) {
             runtime().block_on(async {
                 let listener = member.attach::<Tokio>().unwrap();
                 while !self.ends.load(Relaxed) {
                     let accepted = tokio::time::timeout(10 * MS, listener.accept()).await;
                     if let Ok(Ok((stream, _))) = accepted {
                         let held = self.load.as_ref().map(Published::hold);
-                        tokio::spawn(tokio_answer(stream, held));
+                        tokio::spawn(tokio_answer(stream, held, self.service()));
                     }
                     tokio::task::yield_now().await;
                     self.naps();
@@ -451,28 +547,36 @@ mod linux {
         }
     }
 
-    fn runtime() -> tokio::runtime::Runtime {
+    pub(crate) fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap()
     }
 
-    async fn tokio_answer(mut stream: tokio::net::TcpStream, held: Option<reuseport::Held>) {
+    async fn tokio_answer(
+        mut stream: tokio::net::TcpStream,
+        held: Option<reuseport::Held>,
+        service: Duration,
+    ) {
         let mut byte = [0];
         if stream.read_exact(&mut byte).await.is_ok() {
+            // It takes the worker, and not only time.
+            if !service.is_zero() {
+                thread::sleep(service);
+            }
             let _ = stream.write_all(&byte).await;
         }
         drop(held);
     }
 
     /// A little while at the most, after which the turn may be over.
-    fn wait(listener: &impl AsFd) {
+    pub(crate) fn wait(listener: &impl AsFd) {
         let timeout = Timespec::try_from(10 * MS).unwrap();
         let _ = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&timeout));
     }
 
-    fn accept(listener: &TcpListener) -> Option<TcpStream> {
+    pub(crate) fn accept(listener: &TcpListener) -> Option<TcpStream> {
         match listener.accept() {
             Ok((stream, _)) => Some(stream),
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,
@@ -484,10 +588,7 @@ mod linux {
     fn cost(measured: bool) {
         println!("\nthe balancing thread, 16 members: part of one processor, programs a second");
         for (name, per_second) in [("idle", 0), ("3,000 connections/s", 3_000)] {
-            let balanced = ways().into_iter().filter_map(|way| match way {
-                Way::Group(_, _, balanced) => balanced,
-                Way::Acceptor => None,
-            });
+            let balanced = ways().into_iter().filter_map(Way::balanced);
             for (engine, pause) in balanced {
                 let time = if measured { 2 } else { 0 };
                 let way = Way::Group("", Kernel::Hash, Some((engine, pause)));

@@ -29,6 +29,8 @@ mod trace;
 #[path = "../backends/mod.rs"]
 mod backends;
 
+// Here the drawings are in the text: the first address of a name is the one that counts.
+#[doc = include_str!("../docs/plots.md")]
 #[doc = include_str!("../GUIDE.md")]
 pub mod guide {}
 

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::load::{Cell, Load};
+use super::cell::{Cell, Lent};
+use super::load::Load;
 use super::seating::Told;
 use super::sock::Sock;
 use super::state::State;
 use super::table::{Entry, Id, Role};
 use crate::error::Error;
 use crate::steering::{Policy, Seen, Spread, Steering, is_even};
-use crate::sys::{self, Kind, Weak};
+use crate::sys::{self, Kind, OwnedFd, Page, Weak};
 use crate::trace::Event;
 
 /// How much of a UDP socket's queue counts as one datagram: the kernel takes at least 768 bytes for the
@@ -85,16 +86,53 @@ impl State {
         match own.map(|entry| (entry.id, entry.socket.load.clone())) {
             Some((_, Some(cell))) => Ok(Load(cell)),
             Some((id, None)) => {
-                let cell = self.new_cell();
-                if let Some(entry) = self.table.get_mut(id) {
-                    entry.socket.load = Some(Arc::clone(&cell));
-                }
+                let cell = self.new_cell(None);
+                self.set_cell(id, &cell);
                 Ok(Load(cell))
             }
             None => {
                 let what = format!("there is no load to publish in the group on {}", self.addr);
                 Err(Error::invalid(what, format!("it has no member {number}")).at(self.addr))
             }
+        }
+    }
+
+    /// A descriptor of what the worker of a member publishes into, for another process.
+    pub(super) fn lend_load(&mut self, number: usize) -> Result<OwnedFd, Error> {
+        let what = format!(
+            "cannot lend the load of member {number} of the group on {}",
+            self.addr
+        );
+        let refused = |error| {
+            let why = sys::resource_reason(&error);
+            Error::system(what.clone(), error).at(self.addr).why(why)
+        };
+        let invalid = |why: &str| Err(Error::invalid(what.clone(), why.to_owned()).at(self.addr));
+        let Some(entry) = self.table.numbered(number) else {
+            return invalid("the group has no such member");
+        };
+        let (id, cell) = (entry.id, entry.socket.load.as_ref());
+        if let Some(fd) = cell.and_then(|cell| cell.lent()) {
+            return sys::borrow(fd).try_clone_to_owned().map_err(refused);
+        }
+        // One that a step has made is nobody's.
+        if cell.is_some_and(|cell| Arc::strong_count(cell) > 1) {
+            return invalid("a Load of it was handed out, by which this process publishes");
+        }
+        let (page, fd) = Page::open().map_err(refused)?;
+        let lent = sys::borrow(&fd).try_clone_to_owned().map_err(refused)?;
+        // The slot that it had is free for it.
+        if let Some(entry) = self.table.get_mut(id) {
+            entry.socket.load = None;
+        }
+        let cell = self.new_cell(Some(Lent { page, fd }));
+        self.set_cell(id, &cell);
+        Ok(lent)
+    }
+
+    pub(super) fn set_cell(&mut self, id: Id, cell: &Arc<Cell>) {
+        if let Some(entry) = self.table.get_mut(id) {
+            entry.socket.load = Some(Arc::clone(cell));
         }
     }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::balance::Stepped;
-use super::load::Load;
 use super::roster::Roster;
 use super::shared::Shared;
 use super::socket::Socket;
@@ -25,7 +24,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// The kernel's own choice is blind: a connection waits in the queue of a worker that is busy or stuck, while
 /// others are idle. This has a [`step`](Self::step), to be called every few milliseconds from any loop, or by
 /// [`spawn`](Self::spawn)'s thread. A step reads what waits in each member's queue, and what the workers
-/// [publish](Load); if that has changed, it changes the weights by which the kernel chooses. It needs no
+/// [publish](crate::Load); if that has changed, it changes the weights by which the kernel chooses. It needs no
 /// privilege, and no help from workers that publish nothing. No connection is lost by it, and none is moved that
 /// is in a queue.
 ///
@@ -109,11 +108,11 @@ pub enum Engine {
     /// By a classic BPF program, which a step replaces: the kernel knows the loads of the last step.
     Classic,
     /// By an eBPF program, which sees what the workers publish as it is when a connection comes: with the feature
-    /// `ebpf`, on Linux 5.5 or later, where the thread that asks for the first [`Load`], or makes the first step,
+    /// `ebpf`, on Linux 5.5 or later, where the thread that asks for the first [`Load`](crate::Load), or makes the first step,
     /// may load one (CAP_BPF).
     ///
     /// Of two members that are drawn by their weights the less loaded gets it, or another that is idle. A connection
-    /// that was given to a member counts from that moment until its worker [holds](Load::hold) it, or a step sees
+    /// that was given to a member counts from that moment until its worker [holds](crate::Load::hold) it, or a step sees
     /// that it does not wait. It is for TCP, steered by the hash or by weights, up to 1,024 members. While
     /// members leave, or another process takes over or has sockets in the group, a classic program stands in.
     Ebpf,
@@ -146,34 +145,6 @@ impl<S: Socket> Roster<S> {
     /// process has no descriptor left, of which this takes one.
     pub fn balance(&self) -> Result<Balancer, Error> {
         Balancer::new(self.shared()).inspect_err(trace::refused)
-    }
-
-    /// By what the worker of a member publishes its load: see [`Load`].
-    ///
-    /// It belongs to the member, and not to its number: for one that [joins](Self::join) with the number of
-    /// another, ask again.
-    ///
-    /// ```
-    /// # #[cfg(target_os = "linux")] {
-    /// use reuseport::Options;
-    ///
-    /// let group = Options::new().group("localhost:0", 2)?;
-    /// let roster = group.roster();
-    /// let load = roster.load(1)?;
-    /// load.set(7);
-    /// assert_eq!(roster.load(1)?.get(), 7);
-    /// assert!(roster.load(2).is_err());
-    /// # }
-    /// # Ok::<(), std::io::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) where the group has no such member.
-    pub fn load(&self, member: usize) -> Result<Load, Error> {
-        let shared = self.shared();
-        let load = shared.state().load(member);
-        load.inspect_err(trace::refused)
     }
 }
 

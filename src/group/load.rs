@@ -3,8 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::sys::Board;
-use crate::sys::slot::Slot;
+use super::cell::Cell;
+use super::roster::Roster;
+use super::socket::Socket;
+use crate::error::Error;
+use crate::open::adopt;
+use crate::sys::{self, OwnedFd, Page};
+use crate::trace;
 
 /// The load that one member's worker publishes, for a [`Balancer`](crate::Balancer) to see.
 ///
@@ -14,9 +19,12 @@ use crate::sys::slot::Slot;
 ///
 /// A worker that publishes nothing is served too: the kernel tells what waits in its queue.
 ///
-/// With the feature `ebpf`, and where the process may load a program, this is memory that the kernel's program reads,
-/// two descriptors and 150 KiB for a group. Then a child that was forked publishes the same loads: it must not drop
-/// what its parent [holds](Self::hold).
+/// A worker in another process gets a descriptor of it, beside that of its member: [`Roster::lend_load`] gives one
+/// away, and [`Load::adopt`] takes it. A child that was forked needs none, if `lend_load` was called before: there
+/// a `Load` is the same as in its parent.
+///
+/// With the feature `ebpf`, and where the process may load a program, what a worker of this process publishes is in
+/// memory that the kernel's program reads, two descriptors and 150 KiB for a group.
 ///
 /// ```
 /// # #[cfg(target_os = "linux")] {
@@ -63,20 +71,126 @@ pub struct Load(pub(super) Arc<Cell>);
 /// ```
 #[derive(Debug)]
 #[must_use = "the connection counts as long as this is there"]
-pub struct Held(Arc<Cell>);
+pub struct Held {
+    cell: Arc<Cell>,
+    era: u32,
+}
 
-/// Where one member's worker publishes.
-#[derive(Debug)]
-pub(super) struct Cell(Place);
+impl<S: Socket> Roster<S> {
+    /// By what the worker of a member publishes its load: see [`Load`].
+    ///
+    /// It belongs to the member, and not to its number: for one that [joins](Self::join) with the number of
+    /// another, ask again.
+    ///
+    /// ```
+    /// # #[cfg(target_os = "linux")] {
+    /// use reuseport::Options;
+    ///
+    /// let group = Options::new().group("localhost:0", 2)?;
+    /// let roster = group.roster();
+    /// let load = roster.load(1)?;
+    /// load.set(7);
+    /// assert_eq!(roster.load(1)?.get(), 7);
+    /// assert!(roster.load(2).is_err());
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where the group has no such member.
+    pub fn load(&self, member: usize) -> Result<Load, Error> {
+        let shared = self.shared();
+        let load = shared.state().load(member);
+        load.inspect_err(trace::refused)
+    }
 
-#[derive(Debug)]
-enum Place {
-    Own(Box<Slot>),
-    /// Where the kernel's program sees it.
-    Shared(Arc<Board>, usize),
+    /// A descriptor of a member's load, for a worker that is another process: see [`Load::adopt`].
+    ///
+    /// It goes to that process as the member's socket does: the child inherits both, or gets both over a UNIX
+    /// socket. Keep the member open here as long as the child serves. So what waits in its queue is not lost when
+    /// the child dies, and the next child gets the same socket, and the same load by the same call. What is
+    /// published there is seen at each step of a [`Balancer`](crate::Balancer), by both of its
+    /// [engines](crate::Engine); what [`Engine::Ebpf`](crate::Engine::Ebpf) has given to the member counts at once.
+    ///
+    /// From the first call on, [`load`](Self::load) has the same memory, of one page, which takes a descriptor of this
+    /// process for as long as the member is in the group. No process can make it shorter, and whatever one writes
+    /// into it, it is only a load: that of this member. Dropping what this returns closes that descriptor.
+    ///
+    /// ```no_run
+    /// # #[cfg(target_os = "linux")] {
+    /// use std::os::fd::AsFd;
+    /// use std::process::Command;
+    /// use reuseport::Options;
+    ///
+    /// let group = Options::new().group("localhost:8881", 4)?;
+    /// let roster = group.roster();
+    /// for member in &group {
+    ///     // The worker adopts its standard input as a listener, and its standard output, to which it prints
+    ///     // nothing, as a load.
+    ///     Command::new("worker")
+    ///         .stdin(member.as_fd().try_clone_to_owned()?)
+    ///         .stdout(roster.lend_load(member.number())?)
+    ///         .spawn()?;
+    /// }
+    /// let _balancing = roster.balance()?.spawn(std::time::Duration::from_millis(5))?;
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where the group has no such member, and where a
+    /// [`Load`] of it was handed out before, by which this process publishes.
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported) on systems other than Linux. What the system answers if the
+    /// process has no descriptor left.
+    pub fn lend_load(&self, member: usize) -> Result<OwnedFd, Error> {
+        let shared = self.shared();
+        let lent = shared.state().lend_load(member);
+        lent.inspect_err(trace::refused)
+    }
 }
 
 impl Load {
+    /// Takes the load of a member that another process has [lent](crate::Roster::lend_load) to this one.
+    ///
+    /// It begins at 0: what a process published that had it before counts no more, and neither do the connections
+    /// that it still holds. So a worker that was killed does not stay loaded once another serves in its place;
+    /// until then its member is as loaded as it was. Only the newest process should publish. The descriptor is
+    /// closed; dropping the last clone of the `Load` gives the memory back, and what was
+    /// [set](Self::set) stays.
+    ///
+    /// ```
+    /// # #[cfg(target_os = "linux")] {
+    /// use reuseport::{Load, Options};
+    ///
+    /// let group = Options::new().group("localhost:0", 2)?;
+    /// let roster = group.roster();
+    /// let fd = roster.lend_load(1)?;
+    /// // In the other process:
+    /// let load = Load::adopt(fd)?;
+    /// let held = load.hold();
+    /// // In this one:
+    /// assert_eq!(roster.load(1)?.get(), 1);
+    /// # }
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where it is no such memory: another file or a socket, memory
+    /// that is not sealed against getting shorter, and that of another version of this crate. It is closed then.
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported) on systems other than Linux.
+    pub fn adopt(fd: impl Into<OwnedFd>) -> Result<Self, Error> {
+        let fd = fd.into();
+        let page = Page::adopt(sys::borrow(&fd)).map_err(|error| {
+            let what = format!("cannot adopt {} as a load", adopt::number(&fd));
+            Error::system(what, error)
+        });
+        let page = page.inspect_err(trace::refused)?;
+        Ok(Self(Arc::new(Cell::adopt(page))))
+    }
+
     /// Publishes a load, in connections: as much as holding so many.
     ///
     /// One relaxed store. It is added to the connections that are [held](Self::hold), and stays until
@@ -113,10 +227,10 @@ impl Load {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     pub fn hold(&self) -> Held {
-        let slot = self.0.slot();
-        slot.held.fetch_add(1, Relaxed);
-        slot.taken.fetch_add(1, Relaxed);
-        Held(Arc::clone(&self.0))
+        Held {
+            era: self.0.slot().hold(),
+            cell: Arc::clone(&self.0),
+        }
     }
 
     /// The load that is published now: what was [set](Self::set), and the connections that are held.
@@ -138,52 +252,6 @@ impl Load {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.slot().held.fetch_sub(1, Relaxed);
-    }
-}
-
-impl Default for Cell {
-    fn default() -> Self {
-        Self(Place::Own(Box::default()))
-    }
-}
-
-impl Cell {
-    /// In a slot of the board, which no other member has any more.
-    pub(super) fn on(board: &Arc<Board>, at: usize) -> Self {
-        let slot = board.slot(at);
-        slot.set.store(0, Relaxed);
-        for count in [&slot.held, &slot.taken, &slot.given, &slot.base] {
-            count.store(0, Relaxed);
-        }
-        Self(Place::Shared(Arc::clone(board), at))
-    }
-
-    fn slot(&self) -> &Slot {
-        match &self.0 {
-            Place::Own(slot) => slot,
-            Place::Shared(board, at) => board.slot(*at),
-        }
-    }
-
-    /// Its slot, where it has one that the kernel's program sees.
-    pub(super) fn place(&self) -> Option<usize> {
-        match &self.0 {
-            Place::Own(_) => None,
-            Place::Shared(_, at) => Some(*at),
-        }
-    }
-
-    pub(super) fn load(&self) -> usize {
-        let slot = self.slot();
-        // A child that was forked has dropped what its parent holds.
-        let held = i32::try_from(slot.held.load(Relaxed)).unwrap_or(0);
-        let held = usize::try_from(held).unwrap_or(0);
-        slot.set.load(Relaxed).saturating_add(held)
-    }
-
-    /// A number that changes whenever a connection is held.
-    pub(super) fn taken(&self) -> u32 {
-        self.slot().taken.load(Relaxed)
+        self.cell.slot().release(self.era);
     }
 }

@@ -12,6 +12,7 @@ mod balance;
 mod balancer;
 mod balancing;
 mod canary;
+mod cell;
 mod count;
 mod departures;
 mod dial;

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
-use super::load::Cell;
+use super::cell::{Cell, Lent, Seat};
 use super::sock::Sock;
 use super::state::{Stage, State};
 use super::table::{Entry, Id, Role};
@@ -51,8 +51,9 @@ pub(super) struct Seating {
 }
 
 impl State {
-    /// Where the worker of a member publishes its load: in memory that the program sees, if it can be.
-    pub(super) fn new_cell(&mut self) -> Arc<Cell> {
+    /// Where the worker of a member publishes its load: in memory that the program sees, if it can be, or in that
+    /// which another process has too.
+    pub(super) fn new_cell(&mut self, lent: Option<Lent>) -> Arc<Cell> {
         if let Boarding::Untried = self.boarding {
             self.boarding = match self.can_be_seated() {
                 true => Board::open().map_or(Boarding::Refused, |board| {
@@ -62,10 +63,9 @@ impl State {
             };
         }
         match &mut self.boarding {
-            Boarding::Open(seating) => seating.cell(),
-            Boarding::Untried | Boarding::Refused => None,
+            Boarding::Open(seating) => seating.cell(lent),
+            Boarding::Untried | Boarding::Refused => Arc::new(Cell::new(lent, None)),
         }
-        .unwrap_or_default()
     }
 
     fn can_be_seated(&self) -> bool {
@@ -86,10 +86,8 @@ impl State {
         let without = self.table.iter().filter(without);
         let ids: Vec<Id> = without.map(|entry| entry.id).collect();
         for id in ids {
-            let cell = self.new_cell();
-            if let Some(entry) = self.table.get_mut(id) {
-                entry.socket.load = Some(cell);
-            }
+            let cell = self.new_cell(None);
+            self.set_cell(id, &cell);
         }
         let mut all = self.table.iter();
         matches!(self.boarding, Boarding::Open(_))
@@ -98,6 +96,8 @@ impl State {
 
     /// Just before the queues are read.
     pub(super) fn mark(&mut self) {
+        let cells = self.table.iter().map(|entry| &entry.socket.load);
+        cells.flatten().for_each(|cell| cell.copy());
         if let Boarding::Open(seating) = &mut self.boarding {
             seating.mark();
         }
@@ -112,7 +112,11 @@ impl State {
             let place = place(&entry.socket);
             let waiting = entry.socket.inode.and_then(|inode| queues.get(&inode));
             if let (Some(place), Some(waiting)) = (place, waiting) {
-                seating.settle_account(place, *waiting, self.told != Told::This);
+                let is_new = self.told != Told::This;
+                let is_copied = |cell: &Arc<Cell>| cell.is_copied();
+                if is_new || entry.socket.load.as_ref().is_some_and(is_copied) {
+                    seating.settle_account(place, *waiting, is_new);
+                }
             }
         }
     }
@@ -185,8 +189,8 @@ impl Seating {
         }
     }
 
-    /// None where all slots are taken.
-    fn cell(&mut self) -> Option<Arc<Cell>> {
+    /// Seen by the program unless all slots are taken.
+    fn cell(&mut self, lent: Option<Lent>) -> Arc<Cell> {
         let is_free = |cell: &Weak<Cell>| cell.strong_count() == 0;
         let place = self
             .cells
@@ -194,20 +198,21 @@ impl Seating {
             .position(is_free)
             .unwrap_or(self.cells.len());
         if place >= Board::SLOTS {
-            return None;
+            return Arc::new(Cell::new(lent, None));
         }
         // Who had it before must not be chosen by it.
         let before = self.seated.iter().find(|(_, at)| **at == place);
         if let Some(id) = before.map(|(id, _)| *id) {
             self.unseat(id);
         }
-        let cell = Arc::new(Cell::on(&self.board, place));
+        let seat = Seat(Arc::clone(&self.board), place);
+        let cell = Arc::new(Cell::new(lent, Some(seat)));
         let weak = Arc::downgrade(&cell);
         match self.cells.get_mut(place) {
             Some(cell) => *cell = weak,
             None => self.cells.push(weak),
         }
-        Some(cell)
+        cell
     }
 
     fn seat(&mut self, id: Id, place: usize, fd: sys::BorrowedFd<'_>) -> io::Result<()> {

@@ -4,8 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::cell::Cell;
 use super::lent::{self, LentFd};
-use super::load::Cell;
 use crate::sys::{self, AsFd, BorrowedFd, Descriptors, Kind, OwnedFd, Weak};
 
 /// A socket of the kernel's group.

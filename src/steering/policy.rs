@@ -31,6 +31,13 @@ const STEPS: u32 = 4;
 /// What has waited for so many steps counts no more for waiting longer.
 const LONG: u32 = 15;
 
+/// A member that says of itself more than so many times what is usual is believed no more than that, where it is
+/// about all of them: what one says must not hide what the others have.
+const BELIEVED: f64 = 8.0;
+
+/// So many connections from one step to the next are believed in any case.
+const BURST: f64 = 64.0;
+
 /// Differences of queues up to this are those of any moment.
 const NOISE: u32 = 1;
 
@@ -153,7 +160,7 @@ impl<K: Copy + Ord> Policy<K> {
         let age = if self.known.is_empty() { WARM } else { 0 };
         let (mut stuck, mut back) = (Vec::new(), Vec::new());
         let mut before = std::mem::take(&mut self.known);
-        let mut arrived = 0.0;
+        let mut arrived = Vec::with_capacity(seen.len());
         for seen in seen {
             let known = before.remove(&seen.key);
             let is_known = known.is_some();
@@ -168,7 +175,8 @@ impl<K: Copy + Ord> Policy<K> {
             });
             let queue = seen.queue.unwrap_or(known.queue);
             let taken = seen.taken.wrapping_sub(known.taken);
-            arrived += (f64::from(taken) + f64::from(queue) - f64::from(known.queue)).max(0.0);
+            let come = f64::from(taken) + f64::from(queue) - f64::from(known.queue);
+            arrived.push((come.max(0.0), f64::from(seen.weight.max(1))));
             let accepts = taken > 0 || queue < known.queue || queue == 0;
             if accepts || known.queue == 0 || !is_known {
                 (known.since, known.steps) = (now, 0);
@@ -187,6 +195,7 @@ impl<K: Copy + Ord> Policy<K> {
             known.age = known.age.saturating_add(1);
             self.known.insert(seen.key, known);
         }
+        let arrived = believed(&arrived, BURST);
         self.arrivals += (arrived - self.arrivals) / 4.0;
         (stuck, back)
     }
@@ -254,13 +263,27 @@ impl<K: Copy> Member<K> {
     }
 }
 
+/// The sum of what each says of itself, beside what it is to get: no more than [`BELIEVED`] times the median, and
+/// what is `plain` to say.
+fn believed(said: &[(f64, f64)], plain: f64) -> f64 {
+    let mut usual: Vec<f64> = said.iter().map(|(said, even)| said / even).collect();
+    usual.sort_by(f64::total_cmp);
+    let median = usual.get(usual.len().saturating_sub(1) / 2);
+    let most = BELIEVED * median.copied().unwrap_or(0.0);
+    let believed = said
+        .iter()
+        .map(|(said, even)| said.min(most * even + plain));
+    believed.sum()
+}
+
 /// Gives each its part.
 fn fill<K>(members: &mut [Member<K>], arrivals: f64) {
     // How full each is, as if all were alike, above the emptiest.
     let n = members.len() as f64;
     let height = |member: &Member<K>| member.load / (member.even * n);
     let lowest = members.iter().map(height).fold(f64::INFINITY, f64::min);
-    let sum: f64 = members.iter().map(|member| member.load).sum();
+    let loads = members.iter().map(|member| (member.load, member.even * n));
+    let sum = believed(&loads.collect::<Vec<_>>(), 0.0);
     // Twice what is expected, at least one for each: a burst must not all go to one. And a difference of a
     // few in a hundred is worth a bias, and no more.
     let room = (2.0 * arrivals).max(n).max(sum / 8.0);

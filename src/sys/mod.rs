@@ -53,6 +53,7 @@
 //! - `queue(BorrowedFd) -> io::Result<Queue>`: the accept queue of what may be no listener.
 //! - `packet_queue(BorrowedFd) -> io::Result<PacketQueue>`: the receive queue of a UDP socket.
 //! - `Board`, with the feature `ebpf`: a program that chooses by the loads as they are, and its memory.
+//! - `Page`: the memory of one load, which another process can have too.
 //! - `Queues`: what waits in the queues of the sockets on an address, read again and again.
 //! - `occupants(u16) -> io::Result<Vec<Occupant>>`: the sockets on a port, in any order.
 //!
@@ -126,6 +127,15 @@ cfg_if::cfg_if! {
     } else {
         mod boardless;
         pub(crate) use boardless::Board;
+    }
+}
+
+cfg_if::cfg_if! {
+    if #[cfg(any(target_os = "linux", target_os = "android"))] {
+        pub(crate) use linux::Page;
+    } else {
+        mod pageless;
+        pub(crate) use pageless::Page;
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::util;
 
@@ -59,13 +59,18 @@ fn traces(test: &str, case: impl FnOnce()) -> Option<Vec<String>> {
         .join(format!("strace-{}-{test}", std::process::id()));
     fs::create_dir_all(&traces).unwrap();
     // -ff: a file for each thread, in which no line is ever cut in two.
-    let output = Command::new("strace")
+    let mut command = Command::new("strace");
+    command
         .args(["-ff", "-o"])
         .arg(traces.join("trace"))
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(TRACED, test)
-        .output();
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // Other tests count on a close meanwhile.
+    let output = util::spawn(&mut command).and_then(|child| child.wait_with_output());
     let output = match output {
         Ok(output) if output.status.success() => output,
         other => {

@@ -313,3 +313,24 @@ fn it_rests_only_where_another_step_would_change_nothing() {
     policy.step((4 + WARM) * STEP, &joined);
     assert!(rests(&policy, &joined));
 }
+
+/// A worker of another process may write anything.
+#[test]
+fn what_one_says_that_is_absurd_does_not_hide_what_the_others_have() {
+    for absurd in [1 << 20, usize::MAX / 2, usize::MAX] {
+        let shares = once(&[(0, 0), (0, 40), (0, 500), (0, absurd)]);
+        assert!(shares[1] < shares[0] && shares[2] < shares[1], "{shares:?}");
+        assert!(shares[2] * 4 < shares[0], "{shares:?}");
+        assert!(shares[3] <= shares[2], "{shares:?}");
+    }
+    let mut policy = policy();
+    for step in 0..100u32 {
+        let liar = Seen {
+            taken: step.wrapping_mul(0x9e37_79b9),
+            ..seen(3, 0, 0)
+        };
+        let members = [seen(0, 0, 0), seen(1, 0, 200), seen(2, 0, 0), liar];
+        let shares = shares(policy.step(STEP * step, &members));
+        assert!(shares[1] * 4 < shares[0], "{step}: {shares:?}");
+    }
+}

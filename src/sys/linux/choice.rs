@@ -9,7 +9,7 @@
 use std::mem::offset_of;
 
 use super::board::{LOTS, SLOTS, Shared};
-use crate::sys::slot::Slot;
+use crate::sys::slot::{COUNT, Slot};
 
 /// struct bpf_insn: `registers` has the destination in the half that comes first in a bit field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +201,7 @@ impl Assembler {
         // What is not taken yet is not served at all.
         self.set(LSH, 2, 2);
         self.load(LOAD_WORD, 5, 1, field(offset_of!(Slot, held)));
-        self.floor(5, 4);
+        self.set(AND, 5, COUNT as i32);
         self.calc(ADD_X, 2, 5);
         // No more than 32 bits, so that it can be multiplied.
         self.load(LOAD_SET, 5, 1, field(offset_of!(Slot, set)));
