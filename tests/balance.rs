@@ -105,10 +105,11 @@ fn who_is_busier_gets_less_and_none_gets_all() {
     load(2).set(3);
     let balance = balancer.step().unwrap();
     assert_eq!((balance.engine, balance.decides), (Engine::Classic, true));
-    let got = counts(&open, 400);
+    // Of which the busiest gets about eighteen.
+    let got = counts(&open, 1_200);
     assert!(got[1] * 4 < got[0] && got[1] > 0, "{got:?}");
     assert!(got[2] < got[0] && got[2] > 0, "{got:?}");
-    assert!(got[0] < 300, "{got:?}");
+    assert!(got[0] < 900, "{got:?}");
     drop(held);
     load(2).set(0);
     balancer.step().unwrap();
