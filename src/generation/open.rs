@@ -152,16 +152,21 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
 
 fn first<S: Socket>(
     request: &Request<'_>,
-    target: impl ToAddr,
+    target: impl ToAddr + Copy,
     // It is found before it has the port, so that another who starts now finds it when it has.
     rendezvous: Rendezvous,
 ) -> Result<(Group<S>, Generation), Error> {
-    let group = group::open(
-        request.options,
-        Call::Generation(S::KIND),
-        target,
-        request.n,
-    )?;
+    let call = Call::Generation(S::KIND);
+    let opened = group::open(request.options, call, target, request.n);
+    let group = match opened {
+        // As where the server's address changes, and it has both.
+        Err(error) if is_groups(&error, false) && request.opening.is_beside_own() => {
+            let mut options = request.options.clone();
+            options.overlaps = true;
+            group::open(&options, call, target, request.n)?
+        }
+        opened => opened?,
+    };
     let shared = group.roster().shared();
     if request.options.spread == Spread::Queue {
         // One process would set what is the other's too.

@@ -9,7 +9,7 @@ use super::{Generation, Handle};
 use crate::error::Error;
 use crate::group::{Group, Socket};
 use crate::open::{Call, Opening, Options, ToAddr, addr::Target};
-use crate::sys::meet::Place;
+use crate::sys::{Holder, meet::Place};
 use crate::trace;
 
 /// An address that a server wants, for [`Generation::open`]: with how many members, and with which options.
@@ -166,6 +166,26 @@ impl<S: Socket> Wanted<S> {
     }
 }
 
+/// Opens each address, in an order that is the same in all processes.
+///
+/// A new address that is in the way of another, as `0.0.0.0:80` of `127.0.0.1:80`, comes last: beside that it can be
+/// opened when this process has that.
+fn in_order(
+    places: &[(Place, String)],
+    mut open: impl FnMut(usize) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut late = Vec::new();
+    for at in order(places)? {
+        match open(at) {
+            Err(error) if error.holder() == Some(Holder::Group) && places.len() > 1 => {
+                late.push(at);
+            }
+            opened => opened?,
+        }
+    }
+    late.into_iter().try_for_each(open)
+}
+
 /// In which order they are opened: the same in all processes.
 fn order(places: &[(Place, String)]) -> Result<Vec<usize>, Error> {
     let mut order: Vec<(usize, &(Place, String))> = places.iter().enumerate().collect();
@@ -188,14 +208,14 @@ impl<S: Socket> Wants for Vec<Wanted<S>> {
         let mut groups: Vec<(usize, Group<S>)> = Vec::with_capacity(self.len());
         // Dropped before the groups, where one is refused.
         let mut generations = Vec::with_capacity(self.len());
-        for at in order(&places?)? {
-            let Some(wanted) = self.get(at) else {
-                continue;
-            };
-            let (group, generation) = wanted.open()?;
-            groups.push((at, group));
-            generations.push(generation);
-        }
+        in_order(&places?, |at| {
+            if let Some(wanted) = self.get(at) {
+                let (group, generation) = wanted.open()?;
+                groups.push((at, group));
+                generations.push(generation);
+            }
+            Ok(())
+        })?;
         groups.sort_by_key(|(at, _)| *at);
         let generation = Generation::of(generations)?;
         Ok((
@@ -217,13 +237,14 @@ macro_rules! tuples {
                 $(let mut $group = None;)*
                 // Dropped before the groups, where one is refused.
                 let mut generations = Vec::new();
-                for at in order(&[$($wanted.place()?),*])? {
+                in_order(&[$($wanted.place()?),*], |at| {
                     $(if at == $at {
                         let (group, generation) = $wanted.open()?;
                         $group = Some(group);
                         generations.push(generation);
                     })*
-                }
+                    Ok(())
+                })?;
                 let generation = Generation::of(generations)?;
                 match ($($group,)*) {
                     ($(Some($group),)*) => Ok((($($group,)*), generation)),

@@ -197,6 +197,10 @@ pub(crate) fn blame(_: Kind, _: &SocketAddr, _: Asked, _: &io::Error) -> Option<
     None
 }
 
+pub(crate) fn holds_all(_: Kind, _: &SocketAddr, _: bool) -> bool {
+    false
+}
+
 pub(crate) fn explain(_: &io::Error, _: &SocketAddr, _: Option<&str>) -> Option<String> {
     None
 }

@@ -97,6 +97,18 @@ pub(crate) fn blame(
     })
 }
 
+/// Whether this process has a descriptor of each socket that is in the way of a new one, and none of them is on
+/// its very address; false where there is none, or it cannot be told.
+pub(crate) fn holds_all(kind: Kind, addr: &SocketAddr, only_v6: bool) -> bool {
+    let Ok(mut rows) = diag::rows(kind, addr.port()) else {
+        return false;
+    };
+    rows.retain(|row| row.receives(kind) && excludes(row, addr, only_v6));
+    let own = process::sockets();
+    let is_own = |row: &Row| row.local != *addr && own.contains(&row.inode);
+    !rows.is_empty() && rows.iter().all(is_own)
+}
+
 /// A socket that is in the way of another.
 struct Case<'a> {
     row: &'a Row,

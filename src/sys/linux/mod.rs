@@ -48,7 +48,7 @@ pub(crate) use drain::{
     can_hide, hide, interface, is_hidden, is_readable, migrates, remove, set_alone,
 };
 pub(crate) use explain::{explain, explain_socket};
-pub(crate) use holder::blame;
+pub(crate) use holder::{blame, holds_all};
 pub(crate) use likeness::Likeness;
 pub(crate) use look::Look;
 pub(crate) use namespace::namespace;
