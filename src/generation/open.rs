@@ -18,7 +18,7 @@ use crate::sys::{self, Holder, OwnedFd, meet, meet::Rendezvous};
 
 /// How long the predecessor may have to wait for something: it may be taking over itself, which ends by
 /// the time a handshake with a client that has vanished does.
-const PATIENCE: Duration = Duration::from_secs(75);
+pub(super) const PATIENCE: Duration = Duration::from_secs(75);
 
 pub(super) fn open<S: Socket>(
     options: &Options,
@@ -121,7 +121,7 @@ fn is_groups(error: &Error, closes: bool) -> bool {
         .map_or(is_in_use, |holder| holder == Holder::Group)
 }
 
-fn check(request: &Request<'_>) -> Result<(), Error> {
+pub(super) fn check(request: &Request<'_>) -> Result<(), Error> {
     let invalid = |why: &str| Err(request.refused(io::ErrorKind::InvalidInput, why));
     if request.addr().port() == 0 {
         return invalid("for port 0 the kernel would give the next process another port");
@@ -201,7 +201,7 @@ pub(super) fn alone<S: Socket>(
     Ok((group, Generation::new(Arc::new(core))))
 }
 
-fn start(request: &Request<'_>, core: io::Result<Core>) -> Result<Generation, Error> {
+pub(super) fn start(request: &Request<'_>, core: io::Result<Core>) -> Result<Generation, Error> {
     let core = core.map_err(|error| {
         let why = sys::resource_reason(&error).unwrap_or("it could not be told what happens");
         request.failed(error, why)

@@ -43,6 +43,8 @@
 //!   comes from.
 //! - `holds_all(Kind, &SocketAddr, bool) -> bool`: whether all that is in the way of a new group is this process's
 //!   own, on other addresses.
+//! - `share_late(BorrowedFd, &SocketAddr) -> io::Result<()>`: lets others share the port of a listener that was opened
+//!   alone.
 //! - `explain(&io::Error, &SocketAddr, Option<&str>) -> Option<String>` and
 //!   `explain_socket(&io::Error, &SocketAddr) -> Option<String>`: the same of other errors.
 //! - `fork::prepare()` and `fork::work() -> Work`: no thread forks while this is there.
@@ -133,9 +135,9 @@ cfg_if::cfg_if! {
 
 pub(crate) use control::{
     Descriptors, Likeness, Look, Queues, Weak, barrier, blame, can_hide, cannot_steer, cpus,
-    dispatch, dispatch_reason, explain, explain_socket, finds_by_peer, hide, holds_all, interface, is_hidden,
-    is_nobody, is_readable, migrates, namespace, occupants, only_from, owner, packet_queue,
-    process_name, queue, receivers, remove, set_alone, steers,
+    dispatch, dispatch_reason, explain, explain_socket, finds_by_peer, hide, holds_all, interface,
+    is_hidden, is_nobody, is_readable, migrates, namespace, occupants, only_from, owner,
+    packet_queue, process_name, queue, receivers, remove, set_alone, share_late, steers,
 };
 #[cfg(fuzzing)]
 pub(crate) use linux::fuzz;

@@ -13,7 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reuseport::{ConnectionIds, Error, Generation, Group, Options, Roster, Spread, Steering};
+use reuseport::{
+    ConnectionIds, Error, Generation, Group, Member, Options, ReusePort, Roster, Spread, Std,
+    Steering,
+};
 
 use crate::engine::{self, Before};
 use crate::process::say;
@@ -76,6 +79,22 @@ impl Server {
                     }
                     Err(error) => say(&format!("open {}", failed(&error, begin))),
                 }
+            }
+            // As a server does that knows of no generations, which serves until it is told to finish.
+            ["old", how, addr, n, tag] => {
+                let listeners: Vec<TcpListener> = match *how {
+                    "plain" => vec![TcpListener::bind(*addr).unwrap()],
+                    "listen" => vec![Std::listen(*addr).unwrap()],
+                    _ => {
+                        let group = Options::new().group(*addr, n.parse().unwrap()).unwrap();
+                        group.into_iter().map(Member::into_std).collect()
+                    }
+                };
+                let tag = tag.parse().unwrap();
+                let workers = listeners.into_iter();
+                self.workers
+                    .extend(workers.map(|listener| Worker::start(listener, tag)));
+                say("old");
             }
             ["serve", tag] => {
                 let tag = tag.parse().unwrap();

@@ -93,6 +93,13 @@ pub(crate) fn blame(
         Want::Group | Want::Generation if shares(kind, &first.local) => {
             case.shares(asked.want, kind)
         }
+        Want::Generation if kind == Kind::Tcp => {
+            let mut blame = case.does_not_share();
+            blame
+                .why
+                .push_str("; Generation::adopt makes a generation of its listener");
+            blame
+        }
         _ => case.does_not_share(),
     })
 }
@@ -188,8 +195,12 @@ impl<'a> Case<'a> {
             Kind::Udp => "Options::packet_generation",
         };
         let advice = match want {
+            Want::Generation if self.is_here => {
+                ", and no generation is found there; Generation::adopt makes one of its sockets"
+                    .to_owned()
+            }
             Want::Generation => {
-                format!("; {generation} relieves only what it opened, on the same address")
+                "; a server that moves opens both addresses, by Generation::open".to_owned()
             }
             _ if self.is_here => format!(
                 " (Options::join joins it unless it is steered, and {generation} relieves what \

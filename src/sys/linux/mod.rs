@@ -20,6 +20,7 @@ mod explain;
 mod filter;
 mod guard;
 mod holder;
+mod late;
 mod likeness;
 mod look;
 pub(crate) mod meet;
@@ -49,6 +50,7 @@ pub(crate) use drain::{
 };
 pub(crate) use explain::{explain, explain_socket};
 pub(crate) use holder::{blame, holds_all};
+pub(crate) use late::share_late;
 pub(crate) use likeness::Likeness;
 pub(crate) use look::Look;
 pub(crate) use namespace::namespace;
