@@ -17,14 +17,14 @@ mod util;
 mod worker;
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::{fs, io};
 
 use process::Process;
 use reuseport::{Error, Generation, Group, Holder, Options, Protocol, ReusePort, Std, occupants};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
-use traffic::{Traffic, assert_all_answered};
+use traffic::{Traffic, ask, assert_all_answered};
 use util::{PATIENCE, assert_drained, in_namespace, ours};
 use worker::Worker;
 
@@ -111,16 +111,58 @@ fn from_both_families_to_one() {
     moves("[::]:4000", "0.0.0.0:4000");
 }
 
+/// Datagrams move too. A socket of UDP cannot be told to get nothing new before it is closed, and what it has then is
+/// lost.
+fn packets_move(old: &str, new: &str) {
+    in_namespace("a UDP server whose address changes", || {
+        let before = Process::serving(&format!("udp {old} 2"), 1);
+        let traffic = Traffic::udp(addr());
+        traffic.go_on(500);
+        let options = Options::new();
+        let wanted = (options.want_packet(old, 2), options.want_packet(new, 2));
+        let ((at_old, at_new), generation) = Generation::open(wanted).unwrap();
+        let members = at_old.into_iter().chain(at_new);
+        let workers: Vec<_> = members
+            .map(|member| Worker::start(member.into_std(), 2))
+            .collect();
+        assert_drained(generation.take_over_blocking(PATIENCE));
+        before.ends();
+        traffic.go_on(500);
+        let next = Process::serving(&format!("udp {new} 2"), 3);
+        traffic.go_on(500);
+        generation.stop();
+        generation.relieved_blocking();
+        workers.into_iter().for_each(Worker::end);
+        traffic.go_on(500);
+        let outcomes = traffic.stop();
+        println!("measured: datagrams from {old} to {new}: {outcomes}");
+        next.kill();
+    });
+}
+
+#[test]
+fn packets_move_there_and_back() {
+    packets_move("127.0.0.1:4000", "0.0.0.0:4000");
+    packets_move("0.0.0.0:4000", "127.0.0.1:4000");
+}
+
 /// The listeners of another process on a port: the program of GUIDE.md.
 fn listeners_of(pid: u32, port: u16) -> io::Result<Vec<OwnedFd>> {
+    sockets_of(pid, port, Protocol::Tcp)
+}
+
+fn sockets_of(pid: u32, port: u16, protocol: Protocol) -> io::Result<Vec<OwnedFd>> {
     let process = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
     let process = pidfd_open(process, PidfdFlags::empty())?;
     let mut sockets = occupants(port)?;
-    sockets.retain(|socket| socket.protocol == Protocol::Tcp);
+    sockets.retain(|socket| socket.protocol == protocol);
     let mut listeners = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let entry = entry?;
-        let link = fs::read_link(entry.path())?;
+        // It may have been closed since.
+        let Ok(link) = fs::read_link(entry.path()) else {
+            continue;
+        };
         let is_it = |inode: u64| link == Path::new(&format!("socket:[{inode}]"));
         let Some(at) = sockets.iter().position(|socket| is_it(socket.inode)) else {
             continue;
@@ -143,7 +185,12 @@ fn first_restart(how: &str, n: usize) {
         traffic.go_on(1_000);
         let listeners = match listeners_of(old.pid(), 4000) {
             Ok(listeners) => listeners,
-            Err(error) => return util::skip(&format!("the first restart ({error})")),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return util::skip(
+                    "the first restart (no descriptor of another process's: ptrace(2))",
+                );
+            }
+            Err(error) => panic!("{error}"),
         };
         let (group, generation) = Generation::adopt::<TcpListener, _>(listeners).unwrap();
         assert_eq!((group.len(), group.local_addr()), (n, addr()));
@@ -187,6 +234,45 @@ fn from_a_group() {
     first_restart("group", 3);
 }
 
+#[test]
+fn from_a_steered_group() {
+    first_restart("weights", 3);
+}
+
+#[test]
+fn from_a_packet_group() {
+    in_namespace("the first restart of a UDP server", || {
+        let mut old = Process::start();
+        old.ask(&format!("old packet {ADDR} 2 1"));
+        let traffic = Traffic::udp(addr());
+        traffic.go_on(500);
+        let sockets = match sockets_of(old.pid(), 4000, Protocol::Udp) {
+            Ok(sockets) => sockets,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return util::skip("the first restart of a UDP server (ptrace(2))");
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let (group, generation) = Generation::adopt::<UdpSocket, _>(sockets).unwrap();
+        let members = group.into_iter();
+        let workers: Vec<_> = members
+            .map(|member| Worker::start(member.into_std(), 2))
+            .collect();
+        assert_drained(generation.take_over_blocking(PATIENCE));
+        old.ask("finish");
+        old.kill();
+        traffic.go_on(500);
+        let next = Process::serving(&format!("udp {ADDR} 2"), 3);
+        generation.relieved_blocking();
+        workers.into_iter().for_each(Worker::end);
+        traffic.go_on(500);
+        let outcomes = traffic.stop();
+        println!("measured: from a packet group: {outcomes}");
+        assert_eq!(outcomes.lost(), 0, "{outcomes}");
+        next.kill();
+    });
+}
+
 /// A failure's own part, the holder, and where it stands: what is said of an old process.
 fn refused<T>(opened: Result<T, Error>) -> (Option<Holder>, String) {
     let error = opened.map(drop).unwrap_err();
@@ -198,12 +284,11 @@ fn what_is_refused_says_what_to_do() {
     in_namespace("first generations that are refused", || {
         let options = Options::new();
         let every: SocketAddr = "0.0.0.0:4000".parse().unwrap();
-        let comm = fs::read_to_string("/proc/self/comm").unwrap();
-        let comm = comm.trim_end();
         for (how, holder) in [("plain", Holder::NotSharing), ("group", Holder::Group)] {
             let mut old = Process::start();
             old.ask(&format!("old {how} {ADDR} 1 1"));
-            let who = format!("process {} ({comm})", old.pid());
+            let comm = fs::read_to_string(format!("/proc/{}/comm", old.pid())).unwrap();
+            let who = format!("process {} ({})", old.pid(), comm.trim_end());
             let here = match holder {
                 Holder::Group => format!(
                     "{who} shares it already, and no generation is found there; Generation::adopt makes one of its sockets"
@@ -245,5 +330,194 @@ fn what_is_refused_says_what_to_do() {
             }
             old.kill();
         }
+    });
+}
+
+#[test]
+fn what_cannot_be_adopted_is_refused() {
+    in_namespace("sockets that no generation can be made of", || {
+        let options = Options::new();
+        let listen = || -> TcpListener { Std::listen(addr()).unwrap() };
+        let adopt = |fds: Vec<OwnedFd>| Generation::adopt::<TcpListener, _>(fds);
+        let what = |socket: &TcpListener| {
+            format!(
+                "cannot make a generation of descriptor {}",
+                socket.as_raw_fd()
+            )
+        };
+        // One of two.
+        let (one, other) = (listen(), listen());
+        assert_eq!(
+            refused(adopt(vec![one.into()])).1,
+            format!(
+                "cannot open a generation on {ADDR}: a socket shares the port that is not among those that were adopted: \
+                 adopt it too, or close it"
+            )
+        );
+        // It is alone then, and is adopted; it is not found by a second one.
+        let (_group, generation) = adopt(vec![other.try_clone().unwrap().into()]).unwrap();
+        let this = fs::read_to_string("/proc/self/comm").unwrap();
+        assert_eq!(
+            refused(adopt(vec![other.into()])).1,
+            format!(
+                "cannot open a generation on {ADDR}: process {} ({}) serves there as a generation already: \
+                 Options::generation relieves it",
+                std::process::id(),
+                this.trim_end()
+            )
+        );
+        let (_next, next) = options.generation(ADDR, 1).unwrap();
+        assert!(next.predecessor().is_some());
+        drop((next, generation));
+        // What is no listener, and one that is another user's.
+        assert_eq!(
+            refused(adopt(Vec::new())).1,
+            "cannot adopt a group: there is no descriptor"
+        );
+        let packets = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let text = refused(adopt(vec![packets.into()])).1;
+        assert!(
+            text.ends_with("it is a UDP socket, and a TCP listener was meant"),
+            "{text}"
+        );
+        let others = util::as_user(65_534, "a listener of another user", || {
+            TcpListener::bind("127.0.0.1:4001").unwrap()
+        });
+        if let Some(others) = others {
+            let what = what(&others);
+            assert_eq!(
+                refused(adopt(vec![others.into()])).1,
+                format!(
+                    "{what}: user 65534 opened it, and ports are shared within one user: the next process could open none \
+                     beside it"
+                )
+            );
+        }
+        // Options::device.
+        let device = options
+            .clone()
+            .device("lo")
+            .listen::<Std>("127.0.0.1:4002")
+            .unwrap();
+        let what = what(&device);
+        assert_eq!(
+            refused(adopt(vec![device.into()])).1,
+            format!("{what}: it is for one device")
+        );
+    });
+}
+
+/// Whatever becomes of the process that has both addresses before it takes over: the old one serves its own.
+#[test]
+fn a_move_that_is_given_up() {
+    in_namespace("a move that is given up", || {
+        let old = Process::serving(&format!("tcp {ADDR} 2"), 1);
+        let traffic = Traffic::tcp(addr());
+        for round in 0..10 {
+            traffic.go_on(100);
+            let mut new = Process::start();
+            new.tell(&format!("open-both {ADDR} 0.0.0.0:4000 2"));
+            new.opened(PATIENCE).unwrap();
+            new.ask("serve 2");
+            if round % 2 == 0 {
+                new.ask("drop generation");
+            }
+            new.kill();
+        }
+        traffic.go_on(100);
+        assert_all_answered(addr(), 1);
+        traffic.assert_nothing_lost("a move that is given up");
+        old.kill();
+    });
+}
+
+/// From all addresses to one: what comes to that is the new process's from its opening on, and lost with it.
+#[test]
+fn a_move_to_fewer_addresses_that_is_given_up() {
+    in_namespace("a move to fewer addresses that is given up", || {
+        let old = Process::serving("tcp 0.0.0.0:4000 2", 1);
+        let traffic = Traffic::tcp(addr());
+        for _ in 0..10 {
+            traffic.go_on(100);
+            let mut new = Process::start();
+            new.tell(&format!("open-both 0.0.0.0:4000 {ADDR} 2"));
+            new.opened(PATIENCE).unwrap();
+            new.ask("serve 2");
+            traffic.go_on(100);
+            assert_all_answered(addr(), 2);
+            new.kill();
+            assert_all_answered(addr(), 1);
+        }
+        let outcomes = traffic.stop();
+        println!("measured: ten killed that moved to one address: {outcomes}");
+        old.kill();
+    });
+}
+
+/// Both in one release: the old address is a generation of its own, and stops when this process has it.
+#[test]
+fn in_one_release() {
+    in_namespace("a server that moves in one release", || {
+        let before = Process::serving(&format!("tcp {ADDR} 2"), 1);
+        let traffic = Traffic::tcp(addr());
+        traffic.go_on(1_000);
+        let options = Options::new();
+        let (at_old, old) = options.generation(ADDR, 2).unwrap();
+        let (at_new, new) = options.generation("0.0.0.0:4000", 2).unwrap();
+        let (old_workers, new_workers) = (serve(at_old, 2), serve(at_new, 3));
+        assert_drained(old.take_over_blocking(PATIENCE));
+        assert_drained(new.take_over_blocking(PATIENCE));
+        before.ends();
+        old.stop();
+        old.relieved_blocking();
+        old_workers.into_iter().for_each(Worker::end);
+        traffic.go_on(1_000);
+        assert_all_answered(addr(), 3);
+        traffic.assert_nothing_lost("a move in one release");
+        new_workers.into_iter().for_each(Worker::end);
+    });
+}
+
+/// What the other ways cost: nothing is asserted but what each is for.
+#[test]
+fn other_ways_lose() {
+    in_namespace("other ways to restart for the first time", || {
+        // Ended, and started anew.
+        for (how, n) in [("plain", 1), ("group", 2)] {
+            let mut old = Process::start();
+            old.ask(&format!("old {how} {ADDR} {n} 1"));
+            let traffic = Traffic::tcp(addr());
+            traffic.go_on(1_000);
+            old.ask("finish");
+            let new = Process::serving(&format!("tcp {ADDR} 2"), 2);
+            traffic.go_on(1_000);
+            let outcomes = traffic.stop();
+            println!("measured: {how}, ended before the next began: {outcomes}");
+            new.kill();
+            drop(old);
+        }
+        // A group beside a group, of which the old one is closed.
+        let (mut lost, mut all, mut split) = (0, 0, [0; 2]);
+        for _ in 0..10 {
+            let mut old = Process::start();
+            old.ask(&format!("old group {ADDR} 2 1"));
+            let group = Options::new().join(true).group(ADDR, 2).unwrap();
+            let workers = serve(group, 2);
+            for _ in 0..100 {
+                split[usize::from(ask(addr()).unwrap()) - 1] += 1;
+            }
+            let traffic = Traffic::tcp(addr());
+            traffic.go_on(500);
+            old.ask("finish");
+            old.kill();
+            traffic.go_on(500);
+            let outcomes = traffic.stop();
+            (lost, all) = (lost + outcomes.lost(), all + outcomes.attempts);
+            workers.into_iter().for_each(Worker::end);
+        }
+        println!(
+            "measured: ten groups closed beside another: {lost} of {all} lost; before, {split:?} of 1000 each"
+        );
+        assert!(split.iter().all(|part| *part > 300), "{split:?}");
     });
 }

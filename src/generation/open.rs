@@ -163,7 +163,12 @@ fn first<S: Socket>(
         Err(error) if is_groups(&error, false) && request.opening.is_beside_own() => {
             let mut options = request.options.clone();
             options.overlaps = true;
-            group::open(&options, call, target, request.n)?
+            let group = group::open(&options, call, target, request.n)?;
+            // One that came at this instant; what is new keeps it out.
+            if group.roster().shared().state().has_stranger()? {
+                return Err(error);
+            }
+            group
         }
         opened => opened?,
     };

@@ -1,6 +1,6 @@
 //! Several addresses that one server has: opened as one generation, and taken over together or not at all.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use super::joint::Joint;
@@ -9,7 +9,7 @@ use super::{Generation, Handle};
 use crate::error::Error;
 use crate::group::{Group, Socket};
 use crate::open::{Call, Opening, Options, ToAddr, addr::Target};
-use crate::sys::{Holder, meet::Place};
+use crate::sys::{self, Holder, Kind, meet::Place};
 use crate::trace;
 
 /// An address that a server wants, for [`Generation::open`]: with how many members, and with which options.
@@ -152,13 +152,14 @@ impl<S: Socket> Wanted<S> {
         }
     }
 
-    /// Where its processes meet, by which the addresses are told apart and put into order; and how it is called in
-    /// a sentence.
-    fn place(&self) -> Result<(Place, String), Error> {
+    fn at(&self) -> Result<At, Error> {
         let call = Call::Generation(S::KIND);
         let opening = Opening::new(&self.options, call, self.target.clone()?)?;
-        let name = format!("{} {}", S::KIND.name(), opening.addr());
-        Ok((opening.meeting_place(), name))
+        Ok(At {
+            place: opening.meeting_place(),
+            kind: S::KIND,
+            addr: opening.addr(),
+        })
     }
 
     fn open(&self) -> Result<(Group<S>, Generation), Error> {
@@ -166,36 +167,51 @@ impl<S: Socket> Wanted<S> {
     }
 }
 
+/// An address among several.
+struct At {
+    /// Where its processes meet, by which the addresses are told apart and put into order.
+    place: Place,
+    kind: Kind,
+    addr: SocketAddr,
+}
+
+impl At {
+    /// Whether a socket is on this very address.
+    fn is_held(&self) -> bool {
+        sys::receivers(self.kind, &self.addr).is_ok_and(|sockets| !sockets.is_empty())
+    }
+}
+
 /// Opens each address, in an order that is the same in all processes.
 ///
 /// A new address that is in the way of another, as `0.0.0.0:80` of `127.0.0.1:80`, comes last: beside that it can be
 /// opened when this process has that.
-fn in_order(
-    places: &[(Place, String)],
-    mut open: impl FnMut(usize) -> Result<(), Error>,
-) -> Result<(), Error> {
+fn in_order(all: &[At], mut open: impl FnMut(usize) -> Result<(), Error>) -> Result<(), Error> {
     let mut late = Vec::new();
-    for at in order(places)? {
+    for (at, its) in order(all)? {
         match open(at) {
-            Err(error) if error.holder() == Some(Holder::Group) && places.len() > 1 => {
-                late.push(at);
+            Err(error) if error.holder() == Some(Holder::Group) && all.len() > 1 => {
+                late.push((at, its));
             }
             opened => opened?,
         }
     }
-    late.into_iter().try_for_each(open)
+    // The one that is in the way of the others says why.
+    late.sort_by_cached_key(|(_, its)| !its.is_held());
+    late.into_iter().try_for_each(|(at, _)| open(at))
 }
 
 /// In which order they are opened: the same in all processes.
-fn order(places: &[(Place, String)]) -> Result<Vec<usize>, Error> {
-    let mut order: Vec<(usize, &(Place, String))> = places.iter().enumerate().collect();
-    order.sort_by_key(|(_, place)| *place);
+fn order(all: &[At]) -> Result<Vec<(usize, &At)>, Error> {
+    let mut order: Vec<(usize, &At)> = all.iter().enumerate().collect();
+    order.sort_by_key(|(_, at)| &at.place);
     let mut pairs = order.iter().zip(order.iter().skip(1));
-    if let Some(((_, (_, twice)), _)) = pairs.find(|(one, next)| one.1.0 == next.1.0) {
+    if let Some((_, (_, twice))) = pairs.find(|((_, one), (_, next))| one.place == next.place) {
         let what = "cannot open a generation of several addresses";
-        return Err(Error::invalid(what, format!("{twice} is named twice")));
+        let why = format!("{} {} is named twice", twice.kind.name(), twice.addr);
+        return Err(Error::invalid(what, why));
     }
-    Ok(order.into_iter().map(|(at, _)| at).collect())
+    Ok(order)
 }
 
 impl<S: Socket> sealed::Wants for Vec<Wanted<S>> {}
@@ -204,11 +220,11 @@ impl<S: Socket> Wants for Vec<Wanted<S>> {
     type Groups = Vec<Group<S>>;
 
     fn open(self) -> Result<(Self::Groups, Generation), Error> {
-        let places: Result<Vec<_>, Error> = self.iter().map(Wanted::place).collect();
+        let all: Result<Vec<_>, Error> = self.iter().map(Wanted::at).collect();
         let mut groups: Vec<(usize, Group<S>)> = Vec::with_capacity(self.len());
         // Dropped before the groups, where one is refused.
         let mut generations = Vec::with_capacity(self.len());
-        in_order(&places?, |at| {
+        in_order(&all?, |at| {
             if let Some(wanted) = self.get(at) {
                 let (group, generation) = wanted.open()?;
                 groups.push((at, group));
@@ -237,7 +253,7 @@ macro_rules! tuples {
                 $(let mut $group = None;)*
                 // Dropped before the groups, where one is refused.
                 let mut generations = Vec::new();
-                in_order(&[$($wanted.place()?),*], |at| {
+                in_order(&[$($wanted.at()?),*], |at| {
                     $(if at == $at {
                         let (group, generation) = $wanted.open()?;
                         $group = Some(group);

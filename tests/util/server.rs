@@ -68,6 +68,20 @@ impl Server {
                 self.generation = Some(generation);
                 say(&format!("open {before} {millis}"));
             }
+            // A server that moves from one address to another.
+            ["open-both", old, new, n] => {
+                let (begin, options) = (Instant::now(), Options::new());
+                let n = n.parse().unwrap();
+                match Generation::open((options.want(*old, n), options.want(*new, n))) {
+                    Ok(((old, new), generation)) => {
+                        let before = before(&generation);
+                        self.several = vec![Either::Tcp(old), Either::Tcp(new)];
+                        self.generation = Some(Arc::new(generation));
+                        say(&format!("open {before} {}", begin.elapsed().as_millis()));
+                    }
+                    Err(error) => say(&format!("open {}", failed(&error, begin))),
+                }
+            }
             ["open-several", order, spread @ ..] => {
                 let (begin, options) = (Instant::now(), options(spread));
                 match several(&options, *order == "forward") {
@@ -81,12 +95,28 @@ impl Server {
                 }
             }
             // As a server does that knows of no generations, which serves until it is told to finish.
+            ["old", "packet", addr, n, tag] => {
+                let group = Options::new().packet_group(*addr, n.parse().unwrap());
+                let members = group.unwrap().into_iter().map(Member::into_std);
+                let tag = tag.parse().unwrap();
+                self.workers
+                    .extend(members.map(|socket| Worker::start(socket, tag)));
+                say("old");
+            }
             ["old", how, addr, n, tag] => {
                 let listeners: Vec<TcpListener> = match *how {
                     "plain" => vec![TcpListener::bind(*addr).unwrap()],
                     "listen" => vec![Std::listen(*addr).unwrap()],
                     _ => {
-                        let group = Options::new().group(*addr, n.parse().unwrap()).unwrap();
+                        let n = n.parse().unwrap();
+                        let options = match *how {
+                            "weights" => {
+                                let weights = (1..=n as u32).collect();
+                                Options::new().steering(Steering::Weights(weights))
+                            }
+                            _ => Options::new(),
+                        };
+                        let group = options.group(*addr, n).unwrap();
                         group.into_iter().map(Member::into_std).collect()
                     }
                 };
