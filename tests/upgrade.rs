@@ -19,7 +19,10 @@ mod worker;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
-use std::{fs, io};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use std::{fs, io, thread};
 
 use process::Process;
 use reuseport::{Error, Generation, Group, Holder, Options, Protocol, ReusePort, Std, occupants};
@@ -111,8 +114,31 @@ fn from_both_families_to_one() {
     moves("[::]:4000", "0.0.0.0:4000");
 }
 
-/// Datagrams move too. A socket of UDP cannot be told to get nothing new before it is closed, and what it has then is
-/// lost.
+/// Serves the old address until that ends; then no new datagram comes to it, and what is there is answered.
+fn serve_packets(socket: &UdpSocket, ends: &AtomicBool) {
+    let mut buf = [0; 1500];
+    socket
+        .set_read_timeout(Some(Duration::from_millis(10)))
+        .unwrap();
+    let mut is_last = false;
+    loop {
+        match socket.recv_from(&mut buf) {
+            Ok((len, client)) => {
+                let _ = socket.send_to(&buf[..len], client);
+            }
+            Err(_) if is_last => return,
+            Err(_) => {}
+        }
+        if !is_last && ends.load(Ordering::SeqCst) {
+            // From itself alone, which sends nothing: the kernel looks for another socket then.
+            socket.connect(socket.local_addr().unwrap()).unwrap();
+            is_last = true;
+        }
+    }
+}
+
+/// Datagrams move too, where the old sockets are emptied before they are closed: a stop lets them get what is new until
+/// then.
 fn packets_move(old: &str, new: &str) {
     in_namespace("a UDP server whose address changes", || {
         let before = Process::serving(&format!("udp {old} 2"), 1);
@@ -121,7 +147,13 @@ fn packets_move(old: &str, new: &str) {
         let options = Options::new();
         let wanted = (options.want_packet(old, 2), options.want_packet(new, 2));
         let ((at_old, at_new), generation) = Generation::open(wanted).unwrap();
-        let members = at_old.into_iter().chain(at_new);
+        let ends = Arc::new(AtomicBool::new(false));
+        let old_workers: Vec<_> = at_old
+            .into_iter()
+            .map(|member| (member.into_std(), Arc::clone(&ends)))
+            .map(|(socket, ends)| thread::spawn(move || serve_packets(&socket, &ends)))
+            .collect();
+        let members = at_new.into_iter();
         let workers: Vec<_> = members
             .map(|member| Worker::start(member.into_std(), 2))
             .collect();
@@ -130,12 +162,17 @@ fn packets_move(old: &str, new: &str) {
         traffic.go_on(500);
         let next = Process::serving(&format!("udp {new} 2"), 3);
         traffic.go_on(500);
+        ends.store(true, Ordering::SeqCst);
+        old_workers
+            .into_iter()
+            .for_each(|worker| worker.join().unwrap());
         generation.stop();
         generation.relieved_blocking();
         workers.into_iter().for_each(Worker::end);
         traffic.go_on(500);
         let outcomes = traffic.stop();
         println!("measured: datagrams from {old} to {new}: {outcomes}");
+        assert_eq!(outcomes.lost(), 0, "{outcomes}");
         next.kill();
     });
 }
