@@ -214,10 +214,12 @@ fn sockets_of(pid: u32, port: u16, protocol: Protocol) -> io::Result<Vec<OwnedFd
 }
 
 /// From an old process to a generation, and from that to the next, under load; nothing is lost.
-fn first_restart(how: &str, n: usize) {
+///
+/// The old one ends while the new one accepts, or before.
+fn first_restart(how: &str, at: &str, n: usize, ends_before: bool) {
     in_namespace("the first restart", || {
         let mut old = Process::start();
-        old.ask(&format!("old {how} {ADDR} {n} 1"));
+        old.ask(&format!("old {how} {at} {n} 1"));
         let traffic = Traffic::tcp(addr());
         traffic.go_on(1_000);
         let listeners = match listeners_of(old.pid(), 4000) {
@@ -230,27 +232,37 @@ fn first_restart(how: &str, n: usize) {
             Err(error) => panic!("{error}"),
         };
         let (group, generation) = Generation::adopt::<TcpListener, _>(listeners).unwrap();
-        assert_eq!((group.len(), group.local_addr()), (n, addr()));
+        assert_eq!((group.len(), group.local_addr()), (n, at.parse().unwrap()));
         assert_eq!(generation.predecessor(), None);
-        let workers = serve(group, 2);
+        let end = |mut old: Process| {
+            let served: usize = old.ask("finish").parse().unwrap();
+            old.kill();
+            assert!(served >= 1_000, "{served}");
+        };
+        let workers = if ends_before {
+            end(old);
+            serve(group, 2)
+        } else {
+            let workers = serve(group, 2);
+            traffic.go_on(1_000);
+            end(old);
+            workers
+        };
         assert_drained(generation.take_over_blocking(PATIENCE));
         traffic.go_on(1_000);
-        let served: usize = old.ask("finish").parse().unwrap();
-        old.kill();
-        assert!(served >= 1_000, "{served}");
         assert_all_answered(addr(), 2);
         // From here on it is as ever.
-        let next = Process::serving(&format!("tcp {ADDR} 3"), 3);
+        let next = Process::serving(&format!("tcp {at} 3"), 3);
         generation.relieved_blocking();
         assert_drained(generation.outcome());
         workers.into_iter().for_each(Worker::end);
         assert_all_answered(addr(), 3);
         traffic.go_on(1_000);
-        let last = Process::serving(&format!("tcp {ADDR} 1"), 4);
+        let last = Process::serving(&format!("tcp {at} 1"), 4);
         next.ends();
         assert_all_answered(addr(), 4);
         let outcomes = traffic.stop();
-        println!("measured: from {how} of {n}: {outcomes}");
+        println!("measured: from {how} of {n} on {at}: {outcomes}");
         assert_eq!(outcomes.lost(), 0, "{outcomes}");
         last.kill();
     });
@@ -258,22 +270,32 @@ fn first_restart(how: &str, n: usize) {
 
 #[test]
 fn from_a_plain_listener() {
-    first_restart("plain", 1);
+    first_restart("plain", ADDR, 1, false);
+}
+
+#[test]
+fn from_a_plain_listener_of_both_families() {
+    first_restart("plain", "[::]:4000", 1, false);
+}
+
+#[test]
+fn from_a_plain_listener_that_has_ended() {
+    first_restart("plain", ADDR, 1, true);
 }
 
 #[test]
 fn from_listen() {
-    first_restart("listen", 1);
+    first_restart("listen", ADDR, 1, false);
 }
 
 #[test]
 fn from_a_group() {
-    first_restart("group", 3);
+    first_restart("group", ADDR, 3, false);
 }
 
 #[test]
 fn from_a_steered_group() {
-    first_restart("weights", 3);
+    first_restart("weights", ADDR, 3, true);
 }
 
 #[test]

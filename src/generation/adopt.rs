@@ -20,21 +20,22 @@ impl Generation {
     /// Makes the first generation of a server of sockets that another process has opened, and that knows of no
     /// generations.
     ///
-    /// It is for the first restart after which every other is one of generations: from a listener of std or tokio,
-    /// from [`listen`](Options::listen) or a [`group`](Options::group) of this crate. The new process has to get
-    /// descriptors of the old one's sockets, all of them: as the child that inherits them, over a UNIX stream, or by
-    /// pidfd_getfd(2); the [guide](crate::guide), 33, has a program. Both processes then have the same sockets, so
-    /// that nothing in their queues is lost when the old one ends. The next process opens its own beside them, by
-    /// [`Options::generation`] on the same address.
+    /// It is for one restart, after which all others are between generations: from a listener of std or tokio, from
+    /// [`listen`](Options::listen) or from a [`group`](Options::group). The new process has to get descriptors of all
+    /// the old one's sockets on the address: it inherits them, is sent them over a UNIX stream, or takes them by
+    /// pidfd_getfd(2); the [guide](crate::guide), 32, has the program. Then both processes have the same sockets and
+    /// queues, and nothing in them is lost when the old one stops accepting, closes its descriptors and ends. If this
+    /// one fails, the old one goes on. The next process opens its own sockets, by [`Options::generation`] on the same
+    /// address.
     ///
-    /// A listener that does not share its port does from then on (`SO_REUSEPORT`), as all of this crate do. Their
-    /// order becomes the members' [numbers](crate::Member::number). The sockets are left in the mode in which they
-    /// are, blocking or not, until a member is [attached](crate::Member::attach); then it is the old process's
-    /// mode too. The old process has to end before the next one takes over from this: its listeners end with those
-    /// of this process.
+    /// A listener that does not share its port does so from then on (`SO_REUSEPORT`), as all of this crate do. The
+    /// order becomes the members' [numbers](crate::Member::number). Whether they block is left as it is until a
+    /// member is taken, by [`attach`](crate::Member::attach) or [`into_std`](crate::Member::into_std); that acts on
+    /// the old process too. The old process has to end before another one takes over from this one: all its listeners
+    /// end then.
     ///
-    /// Not for sockets that a supervisor keeps, as systemd does: with these nothing is lost in a restart anyway
-    /// ([`ReusePort::adopt`](crate::ReusePort::adopt)), and this would end them.
+    /// It is not for sockets that a supervisor keeps, as systemd does: these would end too, and nothing of their
+    /// queues is lost in a restart anyway ([`ReusePort::adopt`](crate::ReusePort::adopt)).
     ///
     /// ```no_run
     /// # #[cfg(target_os = "linux")] {
@@ -50,9 +51,9 @@ impl Generation {
     ///
     /// # Errors
     ///
-    /// As [`Group::adopt`], but for listeners that do not share their port.
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) where another user has opened one, where one is for one device or
-    /// of MPTCP, and where the port is shared by a socket that is not among them.
+    /// As [`Group::adopt`], but a listener need not share its port.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) where another user has opened one, where one is for one device,
+    /// of MPTCP or in another network namespace, and where a socket shares the port that is not among them.
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) where a generation serves there: it is relieved by
     /// [`Options::generation`]. As [`Options::generation`], where the system cannot be told whom to choose.
     pub fn adopt<S: Socket, F: Into<OwnedFd>>(
@@ -79,6 +80,13 @@ fn adopted<S: Socket>(fds: Vec<OwnedFd>) -> Result<(Group<S>, Generation), Error
     };
     let options = Options::new().family(family).spread(Spread::Kernel);
     let opening = Opening::new(&options, Call::Generation(S::KIND), addr)?;
+    let namespace = group.iter().next().and_then(|one| sys::namespace(sys::borrow(one)));
+    let here = sys::Socket::new(S::KIND, &addr, false);
+    if here.is_ok_and(|here| sys::namespace(here.lend()) != namespace) {
+        let what = format!("cannot open a generation on {addr}");
+        let why = "its sockets are in another network namespace than this thread, where the next process would be";
+        return Err(Error::invalid(what, why).at(addr));
+    }
     let request = Request {
         options: &options,
         opening: &opening,
