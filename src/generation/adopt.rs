@@ -80,7 +80,10 @@ fn adopted<S: Socket>(fds: Vec<OwnedFd>) -> Result<(Group<S>, Generation), Error
     };
     let options = Options::new().family(family).spread(Spread::Kernel);
     let opening = Opening::new(&options, Call::Generation(S::KIND), addr)?;
-    let namespace = group.iter().next().and_then(|one| sys::namespace(sys::borrow(one)));
+    let namespace = group
+        .iter()
+        .next()
+        .and_then(|one| sys::namespace(sys::borrow(one)));
     let here = sys::Socket::new(S::KIND, &addr, false);
     if here.is_ok_and(|here| sys::namespace(here.lend()) != namespace) {
         let what = format!("cannot open a generation on {addr}");
