@@ -184,12 +184,12 @@ fn packets_move_there_and_back() {
 }
 
 /// The listeners of another process on a port: the program of GUIDE.md.
-fn listeners_of(pid: u32, port: u16) -> io::Result<Vec<OwnedFd>> {
+fn listeners_of(pid: i32, port: u16) -> io::Result<Vec<OwnedFd>> {
     sockets_of(pid, port, Protocol::Tcp)
 }
 
-fn sockets_of(pid: u32, port: u16, protocol: Protocol) -> io::Result<Vec<OwnedFd>> {
-    let process = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::InvalidInput)?;
+fn sockets_of(pid: i32, port: u16, protocol: Protocol) -> io::Result<Vec<OwnedFd>> {
+    let process = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
     let process = pidfd_open(process, PidfdFlags::empty())?;
     let mut sockets = occupants(port)?;
     sockets.retain(|socket| socket.protocol == protocol);
@@ -222,7 +222,7 @@ fn first_restart(how: &str, at: &str, n: usize, ends_before: bool) {
         old.ask(&format!("old {how} {at} {n} 1"));
         let traffic = Traffic::tcp(addr());
         traffic.go_on(1_000);
-        let listeners = match listeners_of(old.pid(), 4000) {
+        let listeners = match listeners_of(old.pid() as i32, 4000) {
             Ok(listeners) => listeners,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return util::skip(
@@ -305,7 +305,7 @@ fn from_a_packet_group() {
         old.ask(&format!("old packet {ADDR} 2 1"));
         let traffic = Traffic::udp(addr());
         traffic.go_on(500);
-        let sockets = match sockets_of(old.pid(), 4000, Protocol::Udp) {
+        let sockets = match sockets_of(old.pid() as i32, 4000, Protocol::Udp) {
             Ok(sockets) => sockets,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return util::skip("the first restart of a UDP server (ptrace(2))");
@@ -382,7 +382,7 @@ fn what_is_refused_says_what_to_do() {
                 refused(Generation::open(both)),
                 if how == "plain" { there } else { here }
             );
-            if let Ok(listeners) = listeners_of(old.pid(), 4000) {
+            if let Ok(listeners) = listeners_of(old.pid() as i32, 4000) {
                 let (_old, _generation) = Generation::adopt::<TcpListener, _>(listeners).unwrap();
                 let (_new, new) = options.generation(every, 1).unwrap();
                 assert_eq!(new.predecessor(), None);
