@@ -18,6 +18,7 @@ mod worker;
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -296,6 +297,33 @@ fn from_a_group() {
 #[test]
 fn from_a_steered_group() {
     first_restart("weights", ADDR, 3, true);
+}
+
+/// Where the old release can hand its group over, no privilege is needed.
+#[test]
+fn from_a_group_that_is_handed_over() {
+    in_namespace("the first restart from a group that is handed over", || {
+        let group = Options::new().group(ADDR, 2).unwrap();
+        let roster = group.roster();
+        let old = serve(group, 1);
+        let traffic = Traffic::tcp(addr());
+        traffic.go_on(1_000);
+        let (to, from) = UnixStream::pair().unwrap();
+        let sends = thread::spawn(move || roster.hand_over(&to));
+        let received = Group::<TcpListener>::receive(&from).unwrap();
+        sends.join().unwrap().unwrap();
+        old.into_iter().for_each(Worker::end);
+        let (group, generation) = Generation::adopt::<TcpListener, _>(received).unwrap();
+        let workers = serve(group, 2);
+        assert_drained(generation.take_over_blocking(PATIENCE));
+        traffic.go_on(1_000);
+        let next = Process::serving(&format!("tcp {ADDR} 1"), 3);
+        generation.relieved_blocking();
+        workers.into_iter().for_each(Worker::end);
+        assert_all_answered(addr(), 3);
+        traffic.assert_nothing_lost("a group that is handed over");
+        next.kill();
+    });
 }
 
 #[test]

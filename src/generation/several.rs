@@ -179,6 +179,11 @@ struct At {
 }
 
 impl At {
+    /// Whether the one may be in the way of the other: they are on one port.
+    fn is_beside(&self, other: &Self) -> bool {
+        (self.kind, self.addr.port()) == (other.kind, other.addr.port()) && self.addr != other.addr
+    }
+
     /// Whether a socket is on this very address.
     fn is_held(&self) -> bool {
         sys::receivers(self.kind, &self.addr).is_ok_and(|sockets| !sockets.is_empty())
@@ -193,7 +198,10 @@ fn in_order(all: &[At], mut open: impl FnMut(usize) -> Result<(), Error>) -> Res
     let mut late = Vec::new();
     for (at, its) in order(all)? {
         match open(at) {
-            Err(error) if error.holder() == Some(Holder::Group) && all.len() > 1 => {
+            Err(error)
+                if error.holder() == Some(Holder::Group)
+                    && all.iter().any(|other| its.is_beside(other)) =>
+            {
                 late.push((at, its));
             }
             opened => opened?,
