@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fs, io, thread};
 
+use load::Counters;
 use process::Process;
 use reuseport::{Error, Generation, Group, Holder, Options, Protocol, ReusePort, Std, occupants};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -184,17 +185,13 @@ fn packets_move_there_and_back() {
     packets_move("0.0.0.0:4000", "127.0.0.1:4000");
 }
 
-/// The listeners of another process on a port: the program of GUIDE.md.
-fn listeners_of(pid: i32, port: u16) -> io::Result<Vec<OwnedFd>> {
-    sockets_of(pid, port, Protocol::Tcp)
-}
-
-fn sockets_of(pid: i32, port: u16, protocol: Protocol) -> io::Result<Vec<OwnedFd>> {
+/// The sockets that another process has on an address: the program of GUIDE.md.
+fn sockets_of(pid: i32, protocol: Protocol, addr: SocketAddr) -> io::Result<Vec<OwnedFd>> {
     let process = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
     let process = pidfd_open(process, PidfdFlags::empty())?;
-    let mut sockets = occupants(port)?;
-    sockets.retain(|socket| socket.protocol == protocol);
-    let mut listeners = Vec::new();
+    let mut sockets = occupants(addr.port())?;
+    sockets.retain(|socket| socket.protocol == protocol && socket.addr == addr);
+    let mut taken = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         let entry = entry?;
         // It may have been closed since.
@@ -209,9 +206,9 @@ fn sockets_of(pid: i32, port: u16, protocol: Protocol) -> io::Result<Vec<OwnedFd
         sockets.remove(at);
         let number = entry.file_name().to_string_lossy().parse();
         let number = number.map_err(|_| io::ErrorKind::InvalidData)?;
-        listeners.push(pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?);
+        taken.push(pidfd_getfd(&process, number, PidfdGetfdFlags::empty())?);
     }
-    Ok(listeners)
+    Ok(taken)
 }
 
 /// From an old process to a generation, and from that to the next, under load; nothing is lost.
@@ -223,7 +220,7 @@ fn first_restart(how: &str, at: &str, n: usize, ends_before: bool) {
         old.ask(&format!("old {how} {at} {n} 1"));
         let traffic = Traffic::tcp(addr());
         traffic.go_on(1_000);
-        let listeners = match listeners_of(old.pid() as i32, 4000) {
+        let listeners = match sockets_of(old.pid() as i32, Protocol::Tcp, at.parse().unwrap()) {
             Ok(listeners) => listeners,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return util::skip(
@@ -263,7 +260,8 @@ fn first_restart(how: &str, at: &str, n: usize, ends_before: bool) {
         next.ends();
         assert_all_answered(addr(), 4);
         let outcomes = traffic.stop();
-        println!("measured: from {how} of {n} on {at}: {outcomes}");
+        let counted = Counters::read();
+        println!("measured: from {how} of {n} on {at}: {outcomes}; {counted}");
         assert_eq!(outcomes.lost(), 0, "{outcomes}");
         last.kill();
     });
@@ -297,6 +295,38 @@ fn from_a_group() {
 #[test]
 fn from_a_steered_group() {
     first_restart("weights", ADDR, 3, true);
+}
+
+/// The new process fails before it serves: the old one goes on, and can be adopted again.
+#[test]
+fn an_adoption_that_is_given_up() {
+    in_namespace("an adoption that is given up", || {
+        for (how, n) in [("plain", 1), ("group", 2)] {
+            let mut old = Process::start();
+            old.ask(&format!("old {how} {ADDR} {n} 1"));
+            let traffic = Traffic::tcp(addr());
+            for round in 0..10 {
+                traffic.go_on(100);
+                let listeners = match sockets_of(old.pid() as i32, Protocol::Tcp, addr()) {
+                    Ok(listeners) => listeners,
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        return util::skip("an adoption that is given up (ptrace(2))");
+                    }
+                    Err(error) => panic!("{error}"),
+                };
+                let (group, generation) = Generation::adopt::<TcpListener, _>(listeners).unwrap();
+                if round % 2 == 0 {
+                    drop((generation, group));
+                } else {
+                    drop((group, generation));
+                }
+            }
+            traffic.go_on(100);
+            assert_all_answered(addr(), 1);
+            traffic.assert_nothing_lost("an adoption that is given up");
+            old.kill();
+        }
+    });
 }
 
 /// Where the old release can hand its group over, no privilege is needed.
@@ -333,7 +363,7 @@ fn from_a_packet_group() {
         old.ask(&format!("old packet {ADDR} 2 1"));
         let traffic = Traffic::udp(addr());
         traffic.go_on(500);
-        let sockets = match sockets_of(old.pid() as i32, 4000, Protocol::Udp) {
+        let sockets = match sockets_of(old.pid() as i32, Protocol::Udp, addr()) {
             Ok(sockets) => sockets,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return util::skip("the first restart of a UDP server (ptrace(2))");
@@ -410,7 +440,7 @@ fn what_is_refused_says_what_to_do() {
                 refused(Generation::open(both)),
                 if how == "plain" { there } else { here }
             );
-            if let Ok(listeners) = listeners_of(old.pid() as i32, 4000) {
+            if let Ok(listeners) = sockets_of(old.pid() as i32, Protocol::Tcp, addr()) {
                 let (_old, _generation) = Generation::adopt::<TcpListener, _>(listeners).unwrap();
                 let (_new, new) = options.generation(every, 1).unwrap();
                 assert_eq!(new.predecessor(), None);

@@ -28,7 +28,9 @@ async fn answer(
     let (mut head, body) = answer.into_parts();
     // It means nothing to HTTP/3 (RFC 9114, section 4.2).
     head.headers.remove("connection");
-    stream.send_response(axum::http::Response::from_parts(head, ())).await?;
+    stream
+        .send_response(axum::http::Response::from_parts(head, ()))
+        .await?;
     stream.send_data(to_bytes(body, usize::MAX).await?).await?;
     stream.finish().await?;
     Ok(())

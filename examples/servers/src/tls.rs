@@ -10,7 +10,10 @@ use tokio_rustls::rustls::ServerConfig;
 /// For HTTPS, and for HTTP/3; a new certificate for each process.
 pub fn config() -> Result<(TlsAcceptor, quinn::ServerConfig), Box<dyn Error>> {
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
-    let (key, certs) = (own.signing_key.serialize_der(), vec![own.cert.der().clone()]);
+    let (key, certs) = (
+        own.signing_key.serialize_der(),
+        vec![own.cert.der().clone()],
+    );
     let mut tcp = ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(certs, key.try_into()?)?;

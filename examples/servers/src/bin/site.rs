@@ -24,7 +24,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let [http, https] = servers::two_addrs();
     let tcp = Options::new();
     let quic = Options::new().steering(Steering::ConnectionIds(ConnectionIds::quic()));
-    let wanted = (tcp.want(http, 1), tcp.want(&https, 1), quic.want_packet(&https, 1));
+    let wanted = (
+        tcp.want(http, 1),
+        tcp.want(&https, 1),
+        quic.want_packet(&https, 1),
+    );
     let ((http, https, quic), generation) = Generation::open(wanted)?;
     servers::stop_on_sigterm(&generation);
 
@@ -39,7 +43,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut config = EndpointConfig::default();
     let number = quic.number() as u8;
     config.cid_generator(move || Box::new(Numbered(number)));
-    let endpoint = Endpoint::new(config, Some(quic_config), quic.into_std(), Arc::new(TokioRuntime))?;
+    let endpoint = Endpoint::new(
+        config,
+        Some(quic_config),
+        quic.into_std(),
+        Arc::new(TokioRuntime),
+    )?;
 
     let shutdown = generation.shutdown();
     let http = axum::serve(http.attach::<Tokio>()?, app.clone()).with_graceful_shutdown(shutdown);
@@ -65,7 +74,9 @@ async fn serve_https(
         let (tls, app, watcher) = (tls.clone(), app.clone(), graceful.watcher());
         tokio::spawn(async move {
             // A client that does not finish its handshake is no error of the server's.
-            let Ok(stream) = tls.accept(stream).await else { return };
+            let Ok(stream) = tls.accept(stream).await else {
+                return;
+            };
             let service = TowerToHyperService::new(app);
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())

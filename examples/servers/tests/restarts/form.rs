@@ -58,7 +58,9 @@ impl Protocol {
     pub(crate) fn kinds(self) -> &'static [Kind] {
         use Kind::{Busy, Calm, Datagram, Short, Slow};
         match self {
-            Self::Http | Self::Https | Self::H3 | Self::Grpc | Self::Quic => &[Short, Slow, Busy, Calm],
+            Self::Http | Self::Https | Self::H3 | Self::Grpc | Self::Quic => {
+                &[Short, Slow, Busy, Calm]
+            }
             Self::Dns => &[Datagram, Short, Slow, Calm],
         }
     }
