@@ -47,7 +47,7 @@ pub use backends::Tokio;
 pub use error::Error;
 pub use generation::{
     Ended, Farewell, Generation, Incoming, Predecessor, Program, Relieved, Restart, Serve,
-    Shutdown, Successor, TakeOver, Wanted, Wants,
+    Shutdown, Successor, TakeOver, TakeShare, Wanted, Wants,
 };
 #[cfg(feature = "tower")]
 pub use generation::{FarewellFuture, FarewellService};

@@ -120,6 +120,10 @@ impl Event {
         Self::new("a member has left", addr, Some(member), places)
     }
 
+    pub(crate) fn shared(addr: SocketAddr, part: f64) -> Self {
+        Self::new("the next process gets a part", addr, None, &part)
+    }
+
     pub(crate) fn stuck(addr: SocketAddr, member: usize, waiting: u32) -> Self {
         Self::new(STUCK, addr, Some(member), &waiting)
     }

@@ -56,7 +56,7 @@ fn each_is_tested_and_says_how_to_run_it() {
         found.insert(name);
     }
     let tested = SERVERS.iter().map(|example| example[0]).chain([
-        "fdstore", "load", "quic", "reload", "restart", "scale", "udp", "watch",
+        "canary", "fdstore", "load", "quic", "reload", "restart", "scale", "udp", "watch",
     ]);
     assert_eq!(found, tested.map(str::to_owned).collect());
 }

@@ -62,6 +62,56 @@ fn restart_hands_over_under_load() {
     requests.end(&all);
 }
 
+/// A version that is fit takes over, and one that is not goes back by itself: no client is lost by either.
+#[cfg(target_os = "linux")]
+#[test]
+fn canary_tries_a_version_under_load() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let (mut old, addr) = serve(&["canary"], &addr);
+    let first = old.id();
+    let took_over = |process: &Process| {
+        let expected = format!(
+            "process {} has taken over: 0 connections lost",
+            process.id()
+        );
+        assert_eq!(next(&process.stdout), Some(expected));
+    };
+    took_over(&old);
+    let requests = Requests::start(addr);
+    let start = |how: &[&str]| {
+        let mut command = command("canary");
+        announced(Process::start(command.arg(addr.to_string()).args(how))).0
+    };
+    let parts = |process: &Process, parts: &[&str]| {
+        for part in parts {
+            let id = process.id();
+            let expected = format!("process {id} has {part} % of the connections");
+            assert_eq!(next(&process.stdout), Some(expected));
+        }
+    };
+    let mut unfit = start(&["unfit"]);
+    let id = unfit.id();
+    parts(&unfit, &["1"]);
+    let (status, _, stderr) = unfit.end();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains(&format!("process {id} gave its part back: ")),
+        "{stderr}"
+    );
+    assert_eq!(ask(addr), first);
+
+    let fit = start(&[]);
+    parts(&fit, &["1", "10", "50"]);
+    took_over(&fit);
+    assert_eq!(ask(addr), fit.id());
+    let (status, _, stderr) = old.end();
+    assert!(status.success(), "{status}: {stderr}");
+    let all = [first, id, fit.id()].map(|id| format!("process {id}\n"));
+    requests.end(&all.into());
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn scale_adds_and_takes_away_under_load() {

@@ -2,6 +2,8 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "util/packets.rs"]
+mod packets;
 mod util;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -10,7 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reuseport::{ConnectionIds, Generation, Guarantee, Options, Steering, Tokio};
+use packets::{Packets, send};
+use reuseport::{ConnectionIds, Guarantee, Options, Steering, Tokio};
 use util::{PATIENCE, Runtime, assert_drained, in_namespace};
 
 /// In a namespace of its own each test has it to itself.
@@ -18,57 +21,6 @@ const PORT: u16 = 4000;
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
-
-/// UDP sockets of one generation, each with its number.
-struct Packets {
-    sockets: Vec<(usize, UdpSocket)>,
-    generation: Generation,
-}
-
-impl Packets {
-    fn open(options: &Options, addr: SocketAddr, n: usize) -> Self {
-        let (group, generation) = options.packet_generation(addr, n).unwrap();
-        let sockets = group.into_iter().map(|member| {
-            let number = member.number();
-            let socket = member.into_std();
-            socket.set_nonblocking(true).unwrap();
-            (number, socket)
-        });
-        Self {
-            sockets: sockets.collect(),
-            generation,
-        }
-    }
-
-    fn numbers(&self) -> Vec<usize> {
-        self.sockets.iter().map(|(number, _)| *number).collect()
-    }
-
-    #[track_caller]
-    fn take_over(&self) {
-        assert_drained(self.generation.take_over_blocking(PATIENCE));
-    }
-
-    /// What each has, by its number.
-    fn read(&self) -> Vec<(usize, Vec<u8>)> {
-        let mut read = Vec::new();
-        for (number, socket) in &self.sockets {
-            let mut packet = [0; 64];
-            while let Ok(len) = socket.recv(&mut packet) {
-                read.push((*number, packet[..len].to_vec()));
-            }
-        }
-        read
-    }
-}
-
-/// Many flows, which are spread over all members.
-fn send(addr: SocketAddr, count: usize, packet: &[u8]) {
-    for _ in 0..count {
-        let client = UdpSocket::bind((addr.ip(), 0)).unwrap();
-        client.send_to(packet, addr).unwrap();
-    }
-}
 
 #[test]
 fn datagrams_that_are_queued_are_read_by_the_old_one() {

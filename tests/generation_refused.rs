@@ -11,12 +11,13 @@ mod util;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use engine::frame;
 use rendezvous::addr_of;
-use reuseport::{Error, Holder, Options, ReusePort, Std};
+use reuseport::{Error, Holder, Instruction, Options, ReusePort, Std, Steering};
 use util::{PATIENCE, assert_drained, in_namespace};
 
 /// In a namespace of its own each test has it to itself.
@@ -192,5 +193,46 @@ fn tcp_and_udp_on_one_port_are_two_servers() {
         assert_drained(first.take_over_blocking(PATIENCE));
         let (_other, other) = Options::new().generation(ADDR, 1).unwrap();
         assert_eq!(other.predecessor(), None);
+    });
+}
+
+/// It would be in force only when nothing can go back any more: so it is tried before.
+#[test]
+fn a_program_that_the_kernel_refuses_is_refused_at_once() {
+    in_namespace("a program that is refused", || {
+        let (old, first) = Options::new().generation(ADDR, 2).unwrap();
+        assert_drained(first.take_over_blocking(PATIENCE));
+        let unknown = Instruction {
+            code: 0xffff,
+            jt: 0,
+            jf: 0,
+            k: 0,
+        };
+        let no_program = std::fs::File::open("/dev/null").unwrap();
+        let ebpf = Steering::Ebpf(Arc::new(no_program.into()));
+        for steering in [Steering::Program(vec![unknown]), ebpf] {
+            let options = Options::new().steering(steering);
+            let (kind, text) = sentence(options.generation(ADDR, 2));
+            let expected = format!(
+                "cannot steer the group on {ADDR}: the kernel refuses the program, or the socket shares no port"
+            );
+            assert!(text.starts_with(&expected), "{text}");
+            assert_eq!(kind, ErrorKind::InvalidInput);
+        }
+        let only = |place| {
+            Steering::Program(vec![Instruction {
+                code: 0x06,
+                jt: 0,
+                jf: 0,
+                k: place,
+            }])
+        };
+        let (_new, next) = Options::new()
+            .steering(only(0))
+            .generation(ADDR, 1)
+            .unwrap();
+        assert_drained(next.take_over_blocking(PATIENCE));
+        first.relieved_blocking();
+        drop(old);
     });
 }

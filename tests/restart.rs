@@ -62,6 +62,8 @@ alone!(
     another_process_may_take_over_meanwhile
     a_server_that_stops_ends_what_it_has_started
     a_takeover_that_has_begun_goes_on_after_stop
+    a_child_that_is_tried_has_no_time_limit
+    a_child_that_is_tried_goes_on_after_stop
     nothing_is_left_behind
     a_child_inherits_no_socket
     other_children_are_left_alone
@@ -112,6 +114,11 @@ fn next() {
             ("begin", _) => {
                 let (generation, _) = opened.as_ref().unwrap();
                 drop(generation.take_over(PATIENCE));
+            }
+            ("share", part) => {
+                let (generation, _) = opened.as_ref().unwrap();
+                let part = part.parse().unwrap();
+                assert_eq!(generation.take_share_blocking(part).unwrap(), part);
             }
             ("abort", _) => process::abort(),
             ("exit", code) => process::exit(code.parse().unwrap()),
@@ -592,6 +599,42 @@ mod alone {
         client.read_exact(&mut [0]).unwrap();
         drop(listener);
         assert_eq!(ask().unwrap(), NEW);
+        drop(line);
+    }
+
+    pub(super) fn a_child_that_is_tried_has_no_time_limit() {
+        let old = Old::start();
+        let clients = Clients::start();
+        let (restart, mut line) = old.restart("open share=0.5 say wait take serve");
+        let pid = heard(&mut line);
+        // It has had a part by now, and is not killed.
+        let mut restart = restart.timeout(Duration::from_millis(1));
+        for _ in 0..5 {
+            clients.go_on(50);
+            assert!(block_on(poll_once(&mut restart)).is_none());
+        }
+        line.write_all(&[0]).unwrap();
+        assert_eq!(block_on(restart).unwrap().pid(), pid);
+        old.relieved();
+        clients.go_on(20);
+        clients.assert_nothing_lost();
+        drop(line);
+    }
+
+    pub(super) fn a_child_that_is_tried_goes_on_after_stop() {
+        let old = Old::start();
+        let clients = Clients::start();
+        let (restart, mut line) = old.restart("open share=0.5 say wait take serve");
+        heard(&mut line);
+        clients.go_on(20);
+        old.generation.stop();
+        let error = block_on(restart).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionAborted);
+        // It has what is new already.
+        old.relieved();
+        clients.go_on(20);
+        assert_eq!(ask().unwrap(), NEW);
+        clients.assert_nothing_lost();
         drop(line);
     }
 

@@ -41,6 +41,7 @@ on_every_runtime!(
     generations_lose_nothing_on_a_slow_line
     generations_lose_nothing_on_a_lossy_line
     generations_of_one_queue_lose_nothing
+    canaries_lose_nothing
 );
 
 fn a_group_that_stays_loses_nothing<R: Runtime>() {
@@ -205,6 +206,10 @@ fn generations_lose_nothing_on_a_lossy_line<R: Runtime>() {
     );
 }
 
+fn canaries_lose_nothing<R: Runtime>() {
+    on_loopback::<R>("canaries", CONNECTIONS, &Options::new(), Servers::try_until);
+}
+
 /// One whose accept blocks would never hear that it is relieved: `generation_queue` has these, by an `Incoming`.
 fn generations_of_one_queue_lose_nothing<R: Runtime>() {
     if R::NONBLOCKING {
@@ -366,6 +371,18 @@ fn long_soak() {
     }
     plain_closing_loses_connections::<Tokio>();
     plain_closing_loses_connections_on_a_slow_line();
+}
+
+/// The same by canaries: `cargo test --release --test soak -- --ignored --nocapture canaries`
+#[test]
+#[ignore = "takes some minutes"]
+fn long_soak_of_canaries() {
+    const MANY: usize = 1_000_000;
+    let options = Options::new();
+    on_loopback::<Tokio>("canaries", MANY, &options, Servers::try_until);
+    for loss_percent in [0.0, 1.0] {
+        on_a_line::<Tokio>("canaries", MANY, loss_percent, &options, Servers::try_until);
+    }
 }
 
 /// The same by one queue: `cargo test --release --test soak -- --ignored --nocapture one_queue`

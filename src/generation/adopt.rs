@@ -23,7 +23,7 @@ impl Generation {
     /// It is for one restart, after which all others are between generations: from a listener of std or tokio, from
     /// [`listen`](Options::listen) or from a [`group`](Options::group). The new process has to get descriptors of all
     /// the old one's sockets on the address: it inherits them, is sent them over a UNIX stream, or takes them by
-    /// pidfd_getfd(2); the [guide](crate::guide), 32, has the program. Then both processes have the same sockets and
+    /// pidfd_getfd(2); the [guide](crate::guide), 33, has the program. Then both processes have the same sockets and
     /// queues, and nothing in them is lost when the old one stops accepting, closes its descriptors and ends. If this
     /// one fails, the old one goes on. The next process opens its own sockets, by [`Options::generation`] on the same
     /// address.

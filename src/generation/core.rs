@@ -11,6 +11,7 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::attempt::Begun;
+use super::canary::Answer;
 use super::driver::{self, Driver};
 use super::joint::{Failure, Joint};
 use crate::error::Error;
@@ -90,6 +91,7 @@ struct Thread {
 #[derive(Debug)]
 pub(super) enum Command {
     TakeOver(Option<Instant>),
+    Share(f64, Answer),
     Stop,
     Drop,
     /// Something has become of the process that was started.
@@ -389,11 +391,5 @@ impl Core {
 
     pub(super) fn predecessor_pid(&self) -> Option<u32> {
         self.predecessor.as_ref().and_then(super::Predecessor::pid)
-    }
-
-    pub(super) fn cannot_lend(&self, error: io::Error) -> Error {
-        let what = format!("cannot pass {} on to the next process", self.addr);
-        let why = sys::pass::reason(&error);
-        Error::system(what, error).at(self.addr).why(why)
     }
 }

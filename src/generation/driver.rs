@@ -5,6 +5,7 @@ mod act;
 mod count;
 mod next;
 mod peers;
+mod share;
 mod together;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::wire::Message;
 use crate::error::Error;
 use crate::group::{Id, Remains, Shared};
 use crate::sys::{self, Kind, OwnedFd, meet::Rendezvous};
+use share::Asks;
 
 /// How long a message may take that has begun: the other side answers at once, unless it hangs.
 pub(super) const MESSAGE: Duration = Duration::from_secs(5);
@@ -61,6 +63,10 @@ pub(super) struct Driver {
     has_let_go: bool,
     /// Whether anything has come to this process.
     has_served: bool,
+    /// The parts of what is new that the program has asked for.
+    asks: Asks,
+    /// Whether the last handle waits until this process gets nothing new.
+    is_dropping: bool,
     /// When the program is told that fresh connections have had their time.
     shutdown_at: Option<Instant>,
     /// Listeners of this process at which workers may wait in the kernel, and when that is ended.
@@ -113,6 +119,8 @@ impl Driver {
             wary_until: None,
             has_let_go: false,
             has_served,
+            asks: Asks::default(),
+            is_dropping: false,
             shutdown_at: None,
             waited_for: Vec::new(),
             wake_at: None,
@@ -148,6 +156,8 @@ pub(super) fn run(core: &Arc<Core>) {
         for ((source, fd), _) in sources.iter().zip(ready).filter(|(_, is_ready)| *is_ready) {
             driver.receive(core, *source, fd);
         }
+        // What closes the rendezvous must be the last that has it.
+        drop(sources);
         for command in core.commands() {
             driver.command(core, command);
         }
@@ -184,7 +194,14 @@ impl Driver {
         // Beside the predecessor, that is who answers.
         let answers = !matches!(
             self.machine.state(),
-            State::Beside | State::Orphan | State::Asking | State::Passing | State::Letting
+            State::Beside
+                | State::Returning
+                | State::Emptying
+                | State::Closing
+                | State::Orphan
+                | State::Asking
+                | State::Passing
+                | State::Letting
         );
         if let Some(rendezvous) = self
             .rendezvous
@@ -212,9 +229,10 @@ impl Driver {
             self.deadline.filter(|_| self.machine.counts()),
             self.shutdown_at,
             self.wake_at,
+            self.asks.until(),
             self.wary_until.and_then(|_| in_a_while(10)),
             // Owners close their sockets without a word; it is looked ever more seldom.
-            (state == State::Letting && !self.has_let_go).then(|| {
+            (matches!(state, State::Letting | State::Closing) && !self.has_let_go).then(|| {
                 now + (self.since.elapsed() / 10)
                     .clamp(Duration::from_millis(1), Duration::from_millis(50))
             }),
@@ -235,8 +253,9 @@ impl Driver {
             }
             Command::Drop => {
                 self.handle(core, Event::Dropped);
-                core.dropped.put(());
+                self.is_dropping = true;
             }
+            Command::Share(part, answer) => self.ask_for_share(core, part, answer),
             Command::Look => {}
         }
     }
@@ -259,7 +278,13 @@ impl Driver {
         if is_late(patience.and_then(|patience| self.since.checked_add(patience))) {
             self.handle(core, Event::Expired);
         }
-        if self.machine.state() == State::Letting && !self.has_let_go {
+        if self.is_dropping && self.machine.state() != State::Returning {
+            self.is_dropping = false;
+            core.dropped.put(());
+        }
+        self.see_to_share(core);
+        let is_let = matches!(self.machine.state(), State::Letting | State::Closing);
+        if is_let && !self.has_let_go {
             let mut state = core.shared.state();
             let ends = core.kind == Kind::Tcp && !state.keeps_flows() && !state.is_one_queue();
             let has_let_go = ends && state.is_blocking() || !state.is_open();

@@ -12,6 +12,8 @@ use crate::sys::OwnedFd;
 /// What the generations of several addresses know of each other.
 #[derive(Debug)]
 pub(super) struct Joint {
+    /// By which the predecessors know that it is one process that takes them over together.
+    id: u64,
     cores: Vec<Weak<Core>>,
     state: Mutex<State>,
 }
@@ -41,6 +43,8 @@ enum Told {
 #[derive(Clone, Copy, Debug)]
 struct Passing {
     pid: Option<u32>,
+    /// The same for all addresses that it takes over together; none where it is one.
+    id: Option<u64>,
     /// It has said that it is over.
     is_over: bool,
     /// The connection with it has ended.
@@ -69,6 +73,7 @@ impl Joint {
     /// Of those there is more than one.
     pub(super) fn of(cores: &[Arc<Core>]) {
         let joint = Arc::new(Self {
+            id: chance(),
             cores: cores.iter().map(Arc::downgrade).collect(),
             state: Mutex::new(State {
                 ready: vec![false; cores.len()],
@@ -94,6 +99,11 @@ impl Joint {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the predecessors are told of it, each for one address.
+    pub(super) fn id(&self) -> u64 {
+        self.id
     }
 
     /// All are to take over, perhaps again after a takeover that was refused.
@@ -157,9 +167,10 @@ impl Joint {
     }
 
     /// That process begins to take one address over; `None` where it has given it back.
-    pub(super) fn passes(&self, at: usize, to: Option<Option<u32>>) {
-        let passing = to.map(|pid| Passing {
+    pub(super) fn passes(&self, at: usize, to: Option<(Option<u32>, Option<u64>)>) {
+        let passing = to.map(|(pid, id)| Passing {
             pid,
+            id,
             is_over: false,
             has_ended: false,
         });
@@ -214,7 +225,8 @@ impl Joint {
             return Verdict::Over;
         };
         let all = state.passing.iter().flatten();
-        let missing = all.filter(|other| other.pid == own.pid && !other.is_over);
+        let is_its = |other: &&Passing| other.id.is_some() && other.id == own.id;
+        let missing = all.filter(|other| is_its(other) && !other.is_over);
         // One that has ended will not say it any more.
         missing.fold(Verdict::Over, |verdict, other| match verdict {
             Verdict::Back => verdict,
@@ -265,12 +277,19 @@ impl Joint {
     }
 }
 
+/// A number that no other process has: the standard library's hashes begin with one.
+fn chance() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn of(n: usize) -> Joint {
         Joint {
+            id: chance(),
             cores: Vec::new(),
             state: Mutex::new(State {
                 ready: vec![false; n],
@@ -320,10 +339,11 @@ mod tests {
     #[test]
     fn a_process_takes_all_that_it_takes_or_none() {
         use Verdict::{Back, Over, Wait};
-        let (one, other) = (Some(Some(1)), Some(Some(2)));
+        // Off Linux, and of another container, the number of a process is not known.
+        let (one, other) = (Some((None, Some(1))), Some((None, Some(2))));
         let joint = of(3);
-        for (at, pid) in [(0, one), (1, one), (2, other)] {
-            joint.passes(at, pid);
+        for (at, by) in [(0, one), (1, one), (2, other)] {
+            joint.passes(at, by);
         }
         joint.hears_over(0);
         assert_eq!(joint.verdict(0), Wait);
@@ -332,8 +352,8 @@ mod tests {
         assert_eq!(joint.verdict(2), Wait);
 
         let joint = of(3);
-        for (at, pid) in [(0, one), (1, one), (2, one)] {
-            joint.passes(at, pid);
+        for (at, by) in [(0, one), (1, one), (2, one)] {
+            joint.passes(at, by);
         }
         joint.hears_over(0);
         joint.hears_end(0);
@@ -343,6 +363,13 @@ mod tests {
         assert_eq!([joint.verdict(0), joint.verdict(1)], [Back, Back]);
         // The next one has nothing to do with it.
         joint.passes(0, one);
+        joint.hears_over(0);
+        assert_eq!(joint.verdict(0), Over);
+        // Two that take an address each do not wait for each other, and are one to the predecessor neither.
+        let joint = of(2);
+        let alone = Some((Some(1), None));
+        joint.passes(0, alone);
+        joint.passes(1, alone);
         joint.hears_over(0);
         assert_eq!(joint.verdict(0), Over);
     }

@@ -15,6 +15,10 @@
 //!                                                  Taken        Empty
 //! ```
 //!
+//! A successor may have a part of what is new before it takes over: it is Beside, and the predecessor Lending.
+//! Giving up, it gives that part back (Returning), accepts what is under way (Emptying), and lets its workers close
+//! their sockets (Closing).
+//!
 //! Told to stop, a process lets no new client in and accepts what is under way (Stopping); one that serves
 //! does so at once, one that is taking over when it has, and one that has not taken over gives up.
 //!
@@ -42,6 +46,10 @@ pub(crate) struct Machine {
     superseded: bool,
     /// Whether the program has asked to end.
     stops: bool,
+    /// Whether a part of what is new may have come to this process before it has taken over.
+    is_tried: bool,
+    /// Whether its successor has asked for such a part.
+    tries: bool,
     behind: Behind,
 }
 
@@ -58,8 +66,8 @@ enum Behind {
 }
 
 use Action::{
-    Admit, Close, Drain, Forget, Freeze, Hide, Lend, Program, Relieve, Remove, Retreat, Say,
-    TakeBack, Taken, Thaw, Withdraw,
+    Admit, Close, Drain, Forget, Freeze, Hide, Lend, Program, Relieve, Remove, Retreat, Say, Share,
+    TakeBack, Taken, Thaw, Unshare, Withdraw,
 };
 use Peer::{Predecessor, Successor};
 
@@ -79,6 +87,8 @@ impl Machine {
             dropped: false,
             superseded: false,
             stops: false,
+            is_tried: false,
+            tries: false,
             behind: Behind::Nothing,
         }
     }
@@ -100,13 +110,24 @@ impl Machine {
         self.superseded
     }
 
+    /// Whether a part of what is new may have come to this process before it has taken over.
+    pub(crate) fn is_tried(&self) -> bool {
+        self.is_tried
+    }
+
+    /// Whether its successor has asked for such a part.
+    pub(crate) fn tries(&self) -> bool {
+        self.tries
+    }
+
     /// After so long in this state, [`Event::Expired`] is due.
     pub(crate) fn patience(&self) -> Option<Duration> {
         match self.state {
             // It answers at once, unless it hangs.
-            State::Asking => Some(Duration::from_secs(1)),
+            State::Asking | State::Returning => Some(Duration::from_secs(1)),
             // Frameworks close their listeners within seconds, or never.
             State::Parting => Some(Duration::from_secs(10)),
+            State::Closing if self.mode != Mode::Flows => Some(Duration::from_secs(10)),
             State::Orphan | State::Removing => Some(Duration::from_millis(100)),
             _ => None,
         }
@@ -121,7 +142,8 @@ impl Machine {
             State::Serving | State::Stopping => true,
             // UDP sockets of the predecessor may still have something to answer, and are in their places.
             State::Parting => self.mode == Mode::Connections,
-            State::Lending => since >= GRACE,
+            // What it has accepted would be lost, and what waits at it.
+            State::Lending => since >= GRACE && !self.tries,
             _ => false,
         }
     }
@@ -130,7 +152,7 @@ impl Machine {
     pub(crate) fn counts(&self) -> bool {
         matches!(
             self.state,
-            State::Draining | State::Ending | State::Stopping
+            State::Draining | State::Ending | State::Stopping | State::Emptying
         )
     }
 
@@ -161,6 +183,10 @@ impl Machine {
                 self.state = State::Over;
                 actions.push(Close);
             }
+            State::Beside if self.is_tried && (self.stops || self.dropped) => {
+                self.state = State::Returning;
+                actions.push(Say(Predecessor, Word::Return));
+            }
             State::Beside if self.stops || self.dropped => {
                 self.state = State::Over;
                 actions.extend([Withdraw, Say(Predecessor, Word::GivingUp), Relieve, Close]);
@@ -173,11 +199,35 @@ impl Machine {
     fn next(&mut self, event: Event) -> (State, Vec<Action>) {
         use Event::{Arrived, Drained, Ended, Expired, Failed, Heard, LetGo, Nothing};
         let stay = (self.state, Vec::new());
+        let shared = Say(Successor, Word::Shared);
         match (self.state, event) {
             (State::Beside, Event::TakeOver) => {
                 (State::Asking, vec![Say(Predecessor, Word::Taking)])
             }
-            (State::Beside | State::Asking, Heard(Predecessor, Word::Superseded)) => {
+            (State::Beside, Event::Share) => {
+                self.is_tried = true;
+                (State::Beside, vec![Say(Predecessor, Word::Share)])
+            }
+            // The predecessor stops, and lets clients in by this one only.
+            (State::Beside, Heard(Predecessor, Word::Shared)) => {
+                self.is_tried = true;
+                stay
+            }
+            (State::Returning, Heard(Predecessor, Word::Returned) | Expired) => {
+                (State::Emptying, vec![Action::Stop])
+            }
+            (State::Returning, Ended(Predecessor)) => (State::Emptying, vec![Hide, Action::Stop]),
+            (State::Emptying, Ended(Predecessor)) => (State::Emptying, vec![Hide]),
+            (State::Emptying, Drained | Expired | Nothing) => (State::Closing, vec![Relieve]),
+            (State::Closing, LetGo | Expired) => {
+                let up = Say(Predecessor, Word::GivingUp);
+                (State::Over, vec![Withdraw, up, Close, Taken])
+            }
+            // Where it has asked for a part, it has had none.
+            (
+                State::Beside | State::Asking | State::Returning | State::Emptying | State::Closing,
+                Heard(Predecessor, Word::Superseded),
+            ) => {
                 self.superseded = true;
                 (State::Over, vec![Withdraw, Relieve, Taken, Close])
             }
@@ -244,7 +294,7 @@ impl Machine {
             (State::Serving, Failed(Remove)) => (State::Removing, Vec::new()),
 
             (State::Over | State::Relieved, Event::TakeOver) => (self.state, vec![Taken]),
-            (State::Lending, Event::Stop) => (State::Stopping, vec![Action::Stop]),
+            (State::Lending, Event::Stop) => (State::Stopping, vec![Action::Stop, shared]),
             (State::Parting, Event::Stop) if self.mode != Mode::Connections => {
                 (State::Serving, vec![Remove, Say(Predecessor, Word::Taken)])
             }
@@ -264,7 +314,8 @@ impl Machine {
                 vec![Say(Successor, Word::Refused), TakeBack],
             ),
             (State::Stopping, Heard(Successor, Word::Mine)) => {
-                (State::Stopping, vec![Admit, Say(Successor, Word::Accepted)])
+                let words = [Word::Accepted, Word::Shared].map(|word| Say(Successor, word));
+                (State::Stopping, [vec![Admit], words.to_vec()].concat())
             }
             (State::Stopping, Heard(Successor, Word::GivingUp) | Ended(Successor)) => {
                 (State::Stopping, vec![TakeBack])
@@ -288,6 +339,22 @@ impl Machine {
             (State::Lending, Heard(Successor, Word::GivingUp) | Ended(Successor)) => {
                 self.alone(vec![TakeBack])
             }
+            (State::Lending, Heard(Successor, Word::Share)) => {
+                self.tries = true;
+                (State::Lending, vec![Share, shared])
+            }
+            (State::Lending, Failed(Share)) => {
+                (State::Lending, vec![Say(Successor, Word::Unshared)])
+            }
+            (State::Lending, Heard(Successor, Word::Return)) => (
+                State::Lending,
+                vec![Unshare, Say(Successor, Word::Returned)],
+            ),
+            // It gets everything as it is.
+            (State::Stopping, Heard(Successor, Word::Share)) => (State::Stopping, vec![shared]),
+            (State::Stopping, Heard(Successor, Word::Return)) => {
+                (stay.0, vec![Say(Successor, Word::Returned)])
+            }
             (State::Lending | State::Stopping, Heard(Successor, Word::Taking)) => {
                 (State::Passing, vec![Freeze, Say(Successor, Word::Go)])
             }
@@ -307,6 +374,7 @@ impl Machine {
 
     /// Where the machine is when the successor is gone.
     fn alone(&mut self, actions: Vec<Action>) -> (State, Vec<Action>) {
+        self.tries = false;
         match std::mem::take(&mut self.behind) {
             Behind::Nothing => (State::Serving, actions),
             Behind::Open => (State::Parting, actions),

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod attempt;
+mod canary;
 mod core;
 mod driver;
 mod farewell;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+pub use self::canary::TakeShare;
 use self::core::Core;
 pub use self::farewell::Farewell;
 pub use self::incoming::Incoming;
@@ -41,6 +43,8 @@ pub use self::several::{Wanted, Wants};
 pub use self::shutdown::Shutdown;
 use self::wait::Wait;
 pub use self::wait::{Relieved, TakeOver};
+#[cfg(fuzzing)]
+pub(crate) use self::wire::fuzz;
 use crate::error::Error;
 use crate::group::{Drained, Guarantee};
 use crate::trace;
@@ -68,11 +72,11 @@ use crate::trace;
 /// what is lost is what that process held.
 ///
 /// When the last clone is dropped before `take_over`, this process's members leave the group, and the
-/// predecessor goes on: no connection is lost. The drop waits for that, some microseconds and a second at the
+/// predecessor goes on: no connection is lost. The drop waits for that, some milliseconds and a second at the
 /// most. With UDP the datagram can be lost that the kernel is about to give to the group at the instant at
 /// which the socket leaves that was opened last.
 /// Dropped later, the process goes on, and no successor can find it. A successor that does not take over
-/// within five seconds is superseded by the next one that starts.
+/// within five seconds is superseded by the next one that starts, unless it has [tried](Self::take_share) a share.
 ///
 /// # One queue
 ///
@@ -386,15 +390,5 @@ impl fmt::Debug for Generation {
             .field("predecessor", &self.predecessor())
             .field("guarantee", &self.guarantee())
             .finish_non_exhaustive()
-    }
-}
-
-/// Hears whatever a stream has.
-#[cfg(fuzzing)]
-pub(crate) fn fuzz(stream: &impl crate::sys::AsFd, until: std::time::Instant) {
-    while let Ok(message) = wire::hear(stream, Some(until)) {
-        let _ = wire::check_versions(&message.body);
-        assert!(!wire::text(&message.body).contains(char::is_control));
-        let _ = wire::Parcel::parse(&message.body, message.fds);
     }
 }

@@ -290,7 +290,7 @@ fn succeed<S: Socket>(
     }
     let members = opened.inspect_err(|_| {
         // Behind the predecessor's, which are not moved by that.
-        shared.state().withdraw();
+        shared.withdraw();
         let _ = wire::say(&line, Word::GivingUp, &[], Some(Instant::now() + SILENCE));
     })?;
     let group = Group::of(addr, members, spread, roster);
@@ -338,7 +338,10 @@ fn beside<S: Socket>(
     // Of the one queue it knows.
     let own = members.iter().filter(|_| queue.is_none());
     let fds: Vec<_> = own.map(sys::borrow).collect();
-    let answer = wire::send_mine(line, &fds, until).and_then(|()| wire::hear(line, until));
+    // What another process reads as a number stands in datagrams.
+    let keeps_flows = request.options.steering.keeps_flows();
+    let named = if keeps_flows { numbers } else { &[] };
+    let answer = wire::send_mine(line, &fds, named, until).and_then(|()| wire::hear(line, until));
     match answer {
         // It has ended at this instant, and this process has the queue.
         Ok(Message {

@@ -25,8 +25,8 @@ impl Options {
     /// [one queue](Generation#one-queue).
     ///
     /// Only a generation is relieved. For the first restart of a server that was a plain listener or a group there is
-    /// [`Generation::adopt`], and for one whose address changes [`Generation::open`]; the [guide](crate::guide), 32
-    /// and 33, shows both.
+    /// [`Generation::adopt`], and for one whose address changes [`Generation::open`]; the [guide](crate::guide), 33
+    /// and 34, shows both.
     ///
     /// It waits for the predecessor to answer, which is a matter of milliseconds, unless that is taking over
     /// itself: so it is for the beginning of a program, before it serves.

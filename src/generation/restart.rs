@@ -259,7 +259,8 @@ impl Generation {
     /// then this one goes on as if nothing had been, and this can be called again.
     ///
     /// A process that has not begun to take over within ten seconds, or the [timeout](Restart::timeout) that was
-    /// set, hangs, and is killed (SIGKILL). It is also killed by [`stop`](Self::stop), if it has not yet begun.
+    /// set, hangs, and is killed (SIGKILL). It is also killed by [`stop`](Self::stop), if it has not yet begun. One that
+    /// has had a [share](Self::take_share) is killed by neither, and may take its time.
     /// One that has begun is never killed. Nor is one that was started by the child, as by a script: it is told to
     /// give up.
     ///

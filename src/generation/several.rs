@@ -83,7 +83,7 @@ impl Generation {
     /// relieves it of these only; the predecessor goes on with the others.
     ///
     /// One may overlap another, as `0.0.0.0:80` and `127.0.0.1:80` do: so a server moves to another address, of which
-    /// the [guide](crate::guide), 33, says who gets what. The kernel gives a client to the more exact one.
+    /// the [guide](crate::guide), 34, says who gets what. The kernel gives a client to the more exact one.
     ///
     /// It blocks while the predecessors answer, up to 75 seconds for each. If a later one is refused, an address that
     /// was new is closed again, with what has come to it. [`predecessor`](Self::predecessor) names one of several,

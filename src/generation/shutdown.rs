@@ -101,8 +101,9 @@ impl Generation {
     /// kernel does not remember it.
     ///
     /// A process that is about to take over gets what is new from this call on. One that has not taken over
-    /// gives up, and the predecessor goes on. One that is taking over does that first.
-    /// What [`restart`](Self::restart) has started is killed, unless it is taking over by then.
+    /// gives up, and the predecessor goes on; if it has a [share](Self::take_share), it accepts what has come of that
+    /// first. One that is taking over does that first.
+    /// What [`restart`](Self::restart) has started is killed, unless it has a share by then, or is taking over.
     ///
     /// With [one queue](Generation#one-queue) it leaves the queue to a successor that has opened it. Where the
     /// system cannot hide a listener (off Linux), new clients come until the listener is closed.

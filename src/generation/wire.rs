@@ -31,7 +31,7 @@ pub(crate) enum Word {
     Yield = 5,
     /// The predecessor, with the sockets of the group and the rendezvous: these are they.
     Members = 6,
-    /// The successor, with its own sockets: these stand behind yours.
+    /// The successor, with its own sockets and their numbers: these stand behind yours.
     Mine = 7,
     /// The predecessor: I know them.
     Accepted = 8,
@@ -39,7 +39,7 @@ pub(crate) enum Word {
     Superseded = 9,
     /// The successor: I give up, and my sockets are out of the group.
     GivingUp = 10,
-    /// The successor: I am about to take over.
+    /// The successor: I am about to take over; a number follows, where it does so with several addresses together.
     Taking = 11,
     /// The predecessor: I leave the kernel's program to you.
     Go = 12,
@@ -51,10 +51,20 @@ pub(crate) enum Word {
     Closed = 15,
     /// I have what you sent, and nothing of it is left to do.
     Taken = 16,
+    /// The successor: give my sockets that part of what is new, and go on with the rest; eight bytes follow.
+    Share = 17,
+    /// The predecessor: they get that part from here on; eight bytes follow.
+    Shared = 18,
+    /// The predecessor: what follows is text; they get what they got before.
+    Unshared = 19,
+    /// The successor: give my sockets nothing new any more; I accept what has come, and give up.
+    Return = 20,
+    /// The predecessor: they get nothing from here on.
+    Returned = 21,
 }
 
 impl Word {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 21] = [
         Self::Hello,
         Self::Refused,
         Self::Wait,
@@ -71,6 +81,11 @@ impl Word {
         Self::Empty,
         Self::Closed,
         Self::Taken,
+        Self::Share,
+        Self::Shared,
+        Self::Unshared,
+        Self::Return,
+        Self::Returned,
     ];
 
     fn of(code: u8) -> Option<Self> {
@@ -218,12 +233,37 @@ pub(crate) fn send_members(
     pass::send(sys::borrow(to), &frame(Word::Members, &body), &fds, until)
 }
 
+/// The numbers are those that stand in datagrams, in the order of the sockets; none where none do.
 pub(crate) fn send_mine(
     to: &impl AsFd,
     fds: &[BorrowedFd<'_>],
+    numbers: &[usize],
     until: Option<Instant>,
 ) -> io::Result<()> {
-    pass::send(sys::borrow(to), &frame(Word::Mine, &[]), fds, until)
+    let mut body = Vec::with_capacity(2 * numbers.len());
+    for number in numbers {
+        let number = u16::try_from(*number).map_err(|_| io::ErrorKind::InvalidInput)?;
+        body.extend(number.to_le_bytes());
+    }
+    pass::send(sys::borrow(to), &frame(Word::Mine, &body), fds, until)
+}
+
+/// What follows [`Word::Mine`].
+pub(crate) fn numbers(body: &[u8]) -> Vec<usize> {
+    let numbers = body.chunks_exact(2);
+    let number = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |all, byte| all << 8 | usize::from(*byte))
+    };
+    numbers.map(number).collect()
+}
+
+/// What follows [`Word::Share`] and [`Word::Shared`]; none where it is no part of a whole.
+pub(crate) fn part(body: &[u8]) -> Option<f64> {
+    let part = body.first_chunk().map(|bytes| f64::from_le_bytes(*bytes));
+    part.filter(|part| (0.0..=1.0).contains(part))
 }
 
 impl Parcel {
@@ -260,6 +300,17 @@ impl Parcel {
             members,
             extra: fds.collect(),
         })
+    }
+}
+
+/// Hears whatever a stream has.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(stream: &impl AsFd, until: Instant) {
+    while let Ok(message) = hear(stream, Some(until)) {
+        let _ = check_versions(&message.body);
+        let _ = (part(&message.body), numbers(&message.body));
+        assert!(!text(&message.body).contains(char::is_control));
+        let _ = Parcel::parse(&message.body, message.fds);
     }
 }
 

@@ -1,12 +1,10 @@
 //! How a group passes from one process to the next, as far as the table is concerned: see
 //! [`Generation`](crate::Generation) and [`Roster::hand_over`](crate::Roster::hand_over).
 
-use std::io;
 use std::sync::Arc;
 
 use super::count::is_counted;
 use super::guarantee::Guarantee;
-use super::sock::is_in_group;
 use super::state::{Stage, State};
 use super::table::{Id, Role};
 use crate::error::Error;
@@ -135,27 +133,6 @@ impl State {
             .inspect_err(|_| self.stage = Stage::Ours)
     }
 
-    /// The members of the successor, behind all others.
-    pub(crate) fn add_successors(&mut self, fds: Vec<OwnedFd>) -> io::Result<()> {
-        for fd in &fds {
-            super::sock::check_addr(fd, self.addr)?;
-            if !is_in_group(self.kind, sys::borrow(fd)) {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "a socket does not listen",
-                ));
-            }
-        }
-        for fd in fds {
-            self.add_lent(None, Role::Successor, fd);
-        }
-        if self.is_stopping {
-            // They get what is new, as nothing else does.
-            self.reprogram().map_err(io::Error::other)?;
-        }
-        Ok(())
-    }
-
     /// The successor has given up, or was given up: its members go, and this process decides again.
     pub(crate) fn take_back(&mut self) -> Result<(), Error> {
         self.stage = Stage::Ours;
@@ -256,6 +233,7 @@ impl State {
         self.numbers = numbers;
         self.check(steering)?;
         self.set_steering(steering);
+        self.try_program()?;
         let mut unknown = Vec::new();
         for (number, exact, fd) in predecessors {
             let id = self.add_lent(number, Role::Predecessor, fd);

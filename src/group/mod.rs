@@ -11,6 +11,7 @@ use crate::trace;
 mod balance;
 mod balancer;
 mod balancing;
+mod canary;
 mod count;
 mod departures;
 mod dial;

@@ -21,6 +21,21 @@ impl State {
         self.program(&[], None, true)
     }
 
+    /// Whether the kernel takes the caller's program, which is to be in force only later: it is tried on a socket that
+    /// nothing reaches.
+    pub(super) fn try_program(&self) -> Result<(), Error> {
+        if self.steering.is_ours() {
+            return Ok(());
+        }
+        let whole = true;
+        let dispatch = self
+            .steering
+            .dispatch(self.kind, &[], whole, &[], false, 0.0)
+            .map_err(|why| self.invalid(why))?;
+        let tried = sys::try_dispatch(self.kind, &self.addr, &dispatch);
+        tried.map_err(|error| self.refused(error))
+    }
+
     /// Whether this process tells the kernel how to choose.
     pub(super) fn decides(&self) -> bool {
         let decides = matches!(self.stage, Stage::Ours | Stage::Lent);
@@ -73,10 +88,11 @@ impl State {
                 place,
                 number: None,
                 gets_new: true,
+                apart: false,
                 share: 1,
             };
             return Steering::Hash
-                .dispatch(self.kind, &[seat], false, &[], false)
+                .dispatch(self.kind, &[seat], false, &[], false, 0.0)
                 .map_err(invalid);
         }
         // Where all are leaving, they get what is new until the last has left.
@@ -95,8 +111,16 @@ impl State {
         // Members that stand anywhere in certain places can be named together, if they are alike.
         let needs_numbers = self.steering.needs_numbers();
         let together = !needs_numbers && unknown().all(gets);
+        let apart = |entry: &Entry<Sock>| {
+            entry.role == Role::Successor && !gets(entry) && self.part() > 0.0
+        };
+        // A successor has flows only when it has had a part.
+        let number = |entry: &Entry<Sock>| {
+            let is_tried = entry.role != Role::Successor || self.part.is_some();
+            entry.number.filter(|_| is_tried)
+        };
         let named = |entry: &Entry<Sock>| {
-            gets(entry) || self.steering.keeps_flows() && entry.number.is_some()
+            gets(entry) || apart(entry) || self.steering.keeps_flows() && number(entry).is_some()
         };
         if !whole && !together && unknown().any(named) || needs_numbers && unknown().any(named) {
             return Err(self.disordered());
@@ -108,8 +132,9 @@ impl State {
             let stands = !moved.contains(&entry.id);
             Seat {
                 place,
-                number: entry.number.filter(|_| entry.exact && stands),
+                number: number(entry).filter(|_| entry.exact && stands),
                 gets_new: stands && gets(entry),
+                apart: stands && apart(entry),
                 share: match by_load {
                     true => self.load_share(entry),
                     false => EVEN,
@@ -118,7 +143,14 @@ impl State {
         };
         let seats: Vec<_> = self.table.iter().enumerate().map(seat).collect();
         self.steering
-            .dispatch(self.kind, &seats, whole, &self.cpus, self.loads.is_some())
+            .dispatch(
+                self.kind,
+                &seats,
+                whole,
+                &self.cpus,
+                self.loads.is_some(),
+                self.part(),
+            )
             .map_err(invalid)
     }
 }

@@ -6,9 +6,14 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::drain::Drain;
 use super::state::State;
+use crate::sys;
+
+/// A grace period of the kernel takes some milliseconds; where it takes so long, a client may have to try again.
+const BARRIER: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -22,6 +27,16 @@ impl Shared {
             state: Mutex::new(state),
             drain: Drain::new(),
         }
+    }
+
+    /// The members of a generation that gives up leave the group, behind the predecessor's.
+    pub(crate) fn withdraw(&self) {
+        // What is closed leaves its group before it leaves the kernel's table of listeners, and a SYN that meets it in
+        // between is its, whatever the program says: so first nothing finds them any more.
+        if self.state().hide_own() {
+            sys::barrier(BARRIER);
+        }
+        self.state().withdraw();
     }
 
     pub(crate) fn state(&self) -> Locked<'_> {

@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(super) boarding: Boarding,
     pub(super) told: Told,
     pub(super) stage: Stage,
+    /// The part of what is new that the successor gets before it takes over; none where it has never had one.
+    pub(super) part: Option<f64>,
     pub(super) clients: Clients,
     /// How often members that are leaving may have got what is new: no other was left, or one was gone
     /// without a word, and another stood in its place.
@@ -89,6 +91,7 @@ impl State {
             boarding: Boarding::default(),
             told: Told::Other,
             stage: Stage::Ours,
+            part: None,
             clients: Clients::default(),
             surprises: 0,
             wary: false,

@@ -200,6 +200,29 @@ pub(super) fn weighted(kind: Kind, shares: &[(usize, u32)]) -> Vec<Instruction> 
     [number(kind), &choose(shares)].concat()
 }
 
+/// That part of everything goes to some, by their weights, and the rest by another program; of the flows of
+/// datagrams, those move that a change of the part covers.
+pub(super) fn split(
+    kind: Kind,
+    part: f64,
+    some: &[(usize, u32)],
+    rest: Vec<Instruction>,
+) -> Vec<Instruction> {
+    let least = f64::from(u8::from(part > 0.0));
+    // It has so many of all numbers that stand in 32 bits.
+    let numbers = (part * f64::from(u32::MAX)).round().max(least) as u32;
+    let choice = choose(some);
+    match numbers {
+        0 => rest,
+        u32::MAX => [number(kind), &choice].concat(),
+        _ => {
+            // A conditional jump goes no further than 255 instructions.
+            let over = [jump(JGE, numbers, 0, 1), op(JA, choice.len() as u32)];
+            [number(kind), &over, &choice, &rest].concat()
+        }
+    }
+}
+
 /// The same program, which leaves to another what it left to the hash.
 pub(super) fn or_else(mut program: Vec<Instruction>, rest: &[Instruction]) -> Vec<Instruction> {
     let len = program.len();

@@ -224,7 +224,8 @@ impl Steering {
     /// How the kernel is told to choose among members that stand in these places.
     ///
     /// `whole` says that all who stand in the group get what is new; only then may the kernel's hash
-    /// decide, which chooses among all. `by_load` says that the members' shares count.
+    /// decide, which chooses among all. `by_load` says that the members' shares count, and `part` how much of all
+    /// those get that stand apart.
     pub(crate) fn dispatch(
         &self,
         kind: Kind,
@@ -232,7 +233,14 @@ impl Steering {
         whole: bool,
         cpus: &[usize],
         by_load: bool,
+        part: f64,
     ) -> Result<Dispatch<'_>, String> {
+        let apart = seats.iter().filter(|seat| seat.apart);
+        let apart: Vec<(usize, u32)> = apart.map(|seat| (seat.place, 1)).collect();
+        let split = |rest: Vec<Instruction>| match apart.is_empty() {
+            true => rest,
+            false => bpf::split(kind, part, &apart, rest),
+        };
         let getting = || seats.iter().filter(|seat| seat.gets_new);
         // Of TCP, equal shares are what the hash does.
         let is_even = kind == Kind::Tcp && is_even(getting().map(|seat| seat.share));
@@ -250,25 +258,29 @@ impl Steering {
             false => bpf::or_else(program, &equal()),
         };
         let program = match self {
-            Self::Hash if whole => return Ok(Dispatch::Hash),
-            Self::Ebpf(program) if whole => return Ok(Dispatch::Ebpf(sys::borrow(&**program))),
-            Self::Program(program) if whole => program.clone(),
-            Self::Hash | Self::Ebpf(_) | Self::Program(_) => equal(),
-            Self::Cpu => {
-                let share = |seat: &Seat| (seat.place, seat.share);
-                let cpu = |seat: &Seat| Some((Self::cpu_of(seat.number?, cpus)?, share(seat)));
-                let places: Vec<_> = getting().filter_map(cpu).collect();
-                rest(bpf::by_cpu(kind, &places))
-            }
-            Self::Weights(_) => {
-                let shares = shared(getting(), |seat| self.weight(seat.number));
-                bpf::weighted(kind, &shares)
-            }
             Self::ConnectionIds(ids) => {
                 // Those who leave keep the flows that they have.
                 let place = |seat: &Seat| Some((u32::try_from(seat.number?).ok()?, seat.place));
                 let places: Vec<_> = seats.iter().filter_map(place).collect();
-                rest(bpf::by_number(ids.layout, ids.two_bytes, &places))
+                let known = bpf::by_number(ids.layout, ids.two_bytes, &places);
+                match whole {
+                    true => known,
+                    false => bpf::or_else(known, &split(equal())),
+                }
+            }
+            Self::Hash if whole => return Ok(Dispatch::Hash),
+            Self::Ebpf(program) if whole => return Ok(Dispatch::Ebpf(sys::borrow(&**program))),
+            Self::Program(program) if whole => program.clone(),
+            Self::Hash | Self::Ebpf(_) | Self::Program(_) => split(equal()),
+            Self::Cpu => {
+                let share = |seat: &Seat| (seat.place, seat.share);
+                let cpu = |seat: &Seat| Some((Self::cpu_of(seat.number?, cpus)?, share(seat)));
+                let places: Vec<_> = getting().filter_map(cpu).collect();
+                split(rest(bpf::by_cpu(kind, &places)))
+            }
+            Self::Weights(_) => {
+                let shares = shared(getting(), |seat| self.weight(seat.number));
+                split(bpf::weighted(kind, &shares))
             }
         };
         match program.len() {
@@ -294,6 +306,8 @@ pub(crate) struct Seat {
     pub(crate) number: Option<usize>,
     /// Whether new connections and flows are for it.
     pub(crate) gets_new: bool,
+    /// Whether it is the next process's, and gets of the part that is given to that.
+    pub(crate) apart: bool,
     /// What its load leaves it of that, beside the others; the same for all where loads do not count.
     pub(crate) share: u32,
 }

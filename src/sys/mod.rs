@@ -138,6 +138,7 @@ pub(crate) use control::{
     dispatch, dispatch_reason, explain, explain_socket, finds_by_peer, hide, holds_all, interface,
     is_hidden, is_nobody, is_readable, migrates, namespace, occupants, only_from, owner,
     packet_queue, process_name, queue, receivers, remove, set_alone, share_late, steers,
+    try_dispatch,
 };
 #[cfg(fuzzing)]
 pub(crate) use linux::fuzz;

@@ -80,6 +80,10 @@ pub(crate) fn dispatch(_: BorrowedFd<'_>, dispatch: &Dispatch<'_>) -> io::Result
     }
 }
 
+pub(crate) fn try_dispatch(_: Kind, _: &SocketAddr, _: &Dispatch<'_>) -> io::Result<()> {
+    Err(cannot_steer())
+}
+
 pub(crate) fn dispatch_reason(_: &io::Error) -> Option<&'static str> {
     None
 }

@@ -164,6 +164,14 @@ impl Server {
                     say("relieved");
                 });
             }
+            ["share", part] => {
+                let begin = Instant::now();
+                let generation = self.generation.as_ref().unwrap();
+                match generation.take_share_blocking(part.parse().unwrap()) {
+                    Ok(part) => say(&format!("share {part}")),
+                    Err(error) => say(&format!("share {}", failed(&error, begin))),
+                }
+            }
             // On this thread, where no other can be started.
             ["take-here", millis] => {
                 let timeout = Duration::from_millis(millis.parse().unwrap());
@@ -177,6 +185,14 @@ impl Server {
             ["finish"] => {
                 let served: usize = self.workers.drain(..).map(Worker::stop).sum();
                 say(&format!("finish {served}"));
+            }
+            ["stop"] => {
+                let generation = self.generation.as_ref().unwrap();
+                generation.stop();
+                generation.relieved_blocking();
+                let left = generation.outcome().unwrap().unaccepted;
+                let served: usize = self.workers.drain(..).map(Worker::stop).sum();
+                say(&format!("stop {left} {served}"));
             }
             ["drop", "generation"] => {
                 self.generation = None;

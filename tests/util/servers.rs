@@ -162,12 +162,9 @@ impl<R: Runtime> Servers<R> {
             took.push(begin.elapsed());
             predecessor.relieved_blocking();
             self.roster = roster;
-            for old in std::mem::replace(&mut self.members, members) {
-                old.stop.stop();
-                self.left.push(old);
-            }
+            let old = std::mem::replace(&mut self.members, members);
+            self.end(old);
             generations += 1;
-            self.join_ended();
         }
         took.sort();
         println!(
@@ -176,6 +173,48 @@ impl<R: Runtime> Servers<R> {
             took[took.len() / 2]
         );
         generations
+    }
+
+    /// One generation after the other has a part of what is new, and another; every second one takes over, and the
+    /// others give it back; how many there were.
+    pub fn try_until(&mut self, finished: &dyn Fn() -> bool) -> usize {
+        let parts = [0.5, 0.01, 1.0, 0.1, 0.0, 0.9];
+        let mut tries = 0;
+        while !finished() {
+            let n = 1 + (tries * 5) % 8;
+            let (group, generation) = self.options.generation(self.addr, n).unwrap();
+            let roster = group.roster();
+            let members = Self::start(group, &roster, Some(&generation), &self.tally);
+            for at in 0..3 {
+                let part = parts[(tries + at) % parts.len()];
+                assert_eq!(generation.take_share_blocking(part).unwrap(), part);
+                thread::sleep(Duration::from_millis(5));
+            }
+            let old = if tries % 2 == 0 {
+                let predecessor = self.generation.replace(generation).unwrap();
+                self.take_over();
+                predecessor.relieved_blocking();
+                self.roster = roster;
+                std::mem::replace(&mut self.members, members)
+            } else {
+                generation.stop();
+                generation.relieved_blocking();
+                assert_drained(generation.outcome());
+                members
+            };
+            self.end(old);
+            tries += 1;
+        }
+        tries
+    }
+
+    /// They get nothing new, and finish what they have.
+    fn end(&mut self, members: VecDeque<Server>) {
+        for member in members {
+            member.stop.stop();
+            self.left.push(member);
+        }
+        self.join_ended();
     }
 
     /// Until then a thread that has ended has its stack.

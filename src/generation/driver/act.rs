@@ -54,20 +54,27 @@ impl Driver {
                 Err(error) => Err(error),
             },
             Action::Admit => {
-                let fds = self
-                    .message
-                    .take()
-                    .map(|message| message.fds)
+                let message = self.message.take();
+                let (fds, numbers) = message
+                    .map(|message| (message.fds, wire::numbers(&message.body)))
                     .unwrap_or_default();
-                let admitted = core.shared.state().add_successors(fds);
-                admitted.map_err(|error| core.cannot_lend(error))
+                let admitted = core.shared.state().add_successors(fds, &numbers);
+                admitted.map_err(|error| cannot_lend(core, error))
             }
+            Action::Share => {
+                let message = self.message.as_ref();
+                let part = message.and_then(|message| wire::part(&message.body));
+                core.shared.state().give_part(part.unwrap_or(f64::NAN))
+            }
+            Action::Unshare => core.shared.state().give_part(0.0),
             Action::Freeze => {
                 core.is_ending.store(true, Ordering::SeqCst);
                 core.shared.state().set_stage(Stage::Passing);
                 if let Some((at, joint)) = core.joint.get() {
                     let pid = self.successor.as_ref().and_then(|caller| caller.pid);
-                    joint.passes(*at, Some(pid));
+                    let message = self.message.as_ref();
+                    let id = message.and_then(|message| message.body.first_chunk());
+                    joint.passes(*at, Some((pid, id.map(|id| u64::from_le_bytes(*id)))));
                 }
                 // The successor answers those that come from here on.
                 let until = Some(Instant::now() + MESSAGE);
@@ -97,8 +104,13 @@ impl Driver {
                 self.successor = None;
                 let message = self.message.as_ref();
                 let gave_up = message.is_some_and(|message| message.word == Word::GivingUp);
+                let recalled = core.shared.state().recall();
+                if !matches!(recalled, Ok(false)) {
+                    // Where that is too much for the kernel, a client may have to try again.
+                    sys::barrier(MESSAGE);
+                }
                 let mut state = core.shared.state();
-                let taken_back = state.take_back();
+                let taken_back = state.take_back().and(recalled);
                 // It has said that its sockets are out of the group.
                 let is_wary = !gave_up || state.is_wary(false);
                 let is_left = state.is_open();
@@ -107,10 +119,10 @@ impl Driver {
                 if !is_left {
                     return Err(Event::Nothing);
                 }
-                taken_back
+                taken_back.map(drop)
             }
             Action::Withdraw => {
-                core.shared.state().withdraw();
+                core.shared.withdraw();
                 Ok(())
             }
             Action::Taken => {
@@ -128,7 +140,7 @@ impl Driver {
                 core.put_outcome(outcome);
                 core.is_ending.store(true, Ordering::SeqCst);
                 core.tell_relieved();
-                let grace = match self.has_served {
+                let grace = match self.has_served || self.machine.is_tried() {
                     true => core.settings().grace,
                     false => Duration::ZERO,
                 };
@@ -138,6 +150,10 @@ impl Driver {
             }
             Action::Stop => {
                 core.is_ending.store(true, Ordering::SeqCst);
+                if self.machine.state() == State::Emptying && core.kind == Kind::Tcp {
+                    // Before its listeners are hidden: then none is chosen any more.
+                    sys::barrier(MESSAGE);
+                }
                 if core.is_one_queue() && self.successor.is_some() {
                     // It has the queue, with all that is in it.
                     return Err(Event::Nothing);
@@ -272,7 +288,7 @@ impl Driver {
         let until = Some(Instant::now() + MESSAGE);
         let (line, one_queue) = (&*caller.line, core.is_one_queue());
         wire::send_members(line, core.kind, one_queue, &lent, &rendezvous.fds(), until)
-            .map_err(|error| core.cannot_lend(error))?;
+            .map_err(|error| cannot_lend(core, error))?;
         Ok(true)
     }
 
@@ -293,4 +309,10 @@ impl Driver {
         }
         Ok(Drained::of(core.kind, self.left))
     }
+}
+
+fn cannot_lend(core: &Core, error: io::Error) -> Error {
+    let what = format!("cannot pass {} on to the next process", core.addr);
+    let why = sys::pass::reason(&error);
+    Error::system(what, error).at(core.addr).why(why)
 }

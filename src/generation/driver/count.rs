@@ -53,9 +53,9 @@ impl Driver {
             left > 0
         });
         self.count_at = Instant::now() + seen.pause(begin);
+        let ends = matches!(self.machine.state(), State::Stopping | State::Emptying);
         // Nothing accepts any more what a process had that has died, or has closed its sockets.
-        let is_abandoned =
-            || self.machine.state() == State::Stopping && !core.shared.state().is_open();
+        let is_abandoned = || ends && !core.shared.state().is_open();
         let is_done = self.remains.is_empty() || is_ending || is_abandoned();
         if !is_done && !is_late {
             return;

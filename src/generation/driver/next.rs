@@ -84,7 +84,9 @@ impl Driver {
             state,
             State::Beside | State::Orphan | State::Asking | State::Passing
         );
-        if attempt.is_late(!waits && !is_heard) && !(is_lent && self.has_word()) {
+        // It may try what it is for as long as it likes.
+        let tries = is_lent && self.machine.tries();
+        if attempt.is_late(!waits && !is_heard && !tries) && !(is_lent && self.has_word()) {
             if let Some(pid) = takes_another(core, attempt) {
                 let what = by(pid, "has taken over other addresses, and not this one");
                 return Some(Err(attempt.too_late(&what)));
@@ -101,6 +103,8 @@ impl Driver {
         };
         let takes = matches!(self.machine.state(), State::Passing | State::Letting);
         let successor = self.successor.as_ref().and_then(|caller| caller.pid);
+        // One that has a part has connections too, and gets everything now.
+        let takes = takes || self.machine.state() == State::Lending && self.machine.tries();
         let takes = takes && attempt.is(successor) || takes_another(core, &attempt).is_some();
         if attempt.is_own() && !takes {
             self.give_up(core, &attempt, Why::Stopped);
@@ -126,7 +130,7 @@ impl Driver {
     }
 
     /// Whether the successor has said something that is not yet heard.
-    fn has_word(&self) -> bool {
+    pub(super) fn has_word(&self) -> bool {
         let Some(line) = self.line(Peer::Successor) else {
             return false;
         };

@@ -49,6 +49,11 @@ impl Driver {
                     self.is_held = true;
                     return self.settle(core);
                 }
+                self.hear_share(core, &message);
+                if word == Word::Share && self.has_word() {
+                    // It says another thing by now: another part, or that it takes over or ends.
+                    return self.say(core, peer, Word::Shared);
+                }
                 self.message = Some(message);
                 self.handle(core, Event::Heard(peer, word));
             }
@@ -143,7 +148,13 @@ impl Driver {
         let why = match self.machine.state() {
             State::Lending => {
                 let other = self.successor.as_ref().and_then(|caller| caller.pid);
-                format!("{} is about to take over", pid(other))
+                let other = pid(other);
+                match self.machine.tries() {
+                    true => format!(
+                        "{other} has had a part of what is new, and has neither taken over nor ended"
+                    ),
+                    false => format!("{other} is about to take over"),
+                }
             }
             State::Keeping => format!(
                 "{} has not yet ended its flows",
@@ -160,12 +171,23 @@ impl Driver {
         let Some(line) = self.line(peer) else {
             return;
         };
+        // Where a successor has not yet said which its sockets are, it has no part.
+        if word == Word::Shared && !core.shared.state().has_successors() {
+            return;
+        }
         let joint = core.joint.get().filter(|_| word == Word::Empty);
         if joint.is_some_and(|(_, joint)| joint.has_told()) {
             return;
         }
         let body = match word {
-            Word::Refused => self
+            // All its addresses have the same.
+            Word::Taking => core
+                .joint
+                .get()
+                .map_or_else(Vec::new, |(_, joint)| joint.id().to_le_bytes().to_vec()),
+            Word::Share => self.asks.part.to_le_bytes().to_vec(),
+            Word::Shared => core.shared.state().part().to_le_bytes().to_vec(),
+            Word::Refused | Word::Unshared => self
                 .error
                 .as_ref()
                 .map(ToString::to_string)

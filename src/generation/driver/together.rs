@@ -37,7 +37,13 @@ impl Driver {
         self.conclude(core);
         self.settle(core);
         match self.machine.state() {
-            State::Beside | State::Orphan | State::Asking | State::Draining => {}
+            State::Beside
+            | State::Returning
+            | State::Emptying
+            | State::Closing
+            | State::Orphan
+            | State::Asking
+            | State::Draining => {}
             // Superseded, or told to end, before it has taken over.
             State::Over if !self.has_served => {
                 let error = match self.outcome(core) {

@@ -4,8 +4,14 @@ use crate::generation::wire::Word;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum State {
-    /// The predecessor serves, and this one's members get nothing.
+    /// The predecessor serves, and this one's members get nothing, or the part that it has given them.
     Beside,
+    /// This one gives its part back, and the predecessor has not yet answered.
+    Returning,
+    /// This one gets nothing new any more, and accepts what is under way to it.
+    Emptying,
+    /// As emptying, with nothing left; the workers are about to close their sockets.
+    Closing,
     /// The predecessor has died, and the kernel has not yet been told of this one.
     Orphan,
     /// The predecessor has been told, so that it leaves the kernel's program alone.
@@ -47,10 +53,12 @@ pub(crate) enum Peer {
 pub(crate) enum Event {
     /// The program asks to take over.
     TakeOver,
+    /// The program asks for a part of what is new.
+    Share,
     Heard(Peer, Word),
     /// The connection with it has ended: it has died, or hung up.
     Ended(Peer),
-    /// Of what the predecessor had nothing is left.
+    /// Of what the predecessor had nothing is left; or this process, when it gets nothing new.
     Drained,
     /// The patience for this state, or the program's own time, is over.
     Expired,
@@ -83,6 +91,10 @@ pub(crate) enum Action {
     Lend,
     /// Take the members of the successor into the table.
     Admit,
+    /// Give the successor the part of what is new that it has asked for.
+    Share,
+    /// Give it nothing new any more.
+    Unshare,
     /// Leave the kernel's program to the successor.
     Freeze,
     /// The successor has left it to this one again.

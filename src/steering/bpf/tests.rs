@@ -222,3 +222,28 @@ fn a_slot_moves_only_from_whom_is_given_less_and_to_whom_is_given_more() {
     );
     assert_eq!(slots(&[(0, 0, 0)]), [TO_THE_HASH; SLOTS as usize]);
 }
+
+/// Numbers from the whole range, and those about the bound.
+#[test]
+fn a_part_of_all_numbers_goes_to_some_and_the_rest_to_the_rest() {
+    let rest = || weighted(Kind::Tcp, &[(0, 1), (1, 1)]);
+    let some = [(4, 1), (6, 1), (7, 1)];
+    for part in [0.0, f64::MIN_POSITIVE, 0.01, 0.1, 0.5, 0.999, 1.0] {
+        let program = split(Kind::Tcp, part, &some, rest());
+        let bound = (part * f64::from(u32::MAX)).round() as u32;
+        let bound = bound.max(u32::from(part > 0.0));
+        let all = (0..=u32::MAX).step_by(65_537);
+        let near = (0..4).flat_map(|by| [bound.wrapping_add(by), bound.wrapping_sub(by)]);
+        let mut seen = [0.0, 0.0];
+        for random in all.chain(near) {
+            let (cpu, bytes) = (0, Vec::new());
+            let place = run(&program, &Packet { random, cpu, bytes });
+            let is_some = random < bound || part == 1.0;
+            let expected: &[u32] = if is_some { &[4, 6, 7] } else { &[0, 1] };
+            assert!(expected.contains(&place), "{random} of {part}: {place}");
+            seen[usize::from(is_some)] += 1.0;
+        }
+        let share = seen[1] / (seen[0] + seen[1]);
+        assert!((share - part).abs() < 0.001, "{share} of {part}");
+    }
+}

@@ -151,6 +151,17 @@ pub(crate) fn bind_device(socket: &Socket, _: &SocketAddr, name: &str) -> io::Re
     socket.bind_device(name)
 }
 
+/// Whether the kernel takes it: on a socket that nothing reaches.
+pub(crate) fn try_dispatch(
+    kind: Kind,
+    addr: &SocketAddr,
+    dispatched: &Dispatch<'_>,
+) -> io::Result<()> {
+    let socket = Socket::new(kind, addr, false)?;
+    socket.set_reuse_port()?;
+    dispatch(socket.lend(), dispatched)
+}
+
 /// Where the kernel knows no programs, or takes and ignores them, there is only the hash.
 pub(crate) fn dispatch(fd: BorrowedFd<'_>, dispatch: &Dispatch<'_>) -> io::Result<()> {
     match (probe::facts()?.proof, dispatch) {

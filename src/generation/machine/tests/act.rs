@@ -1,7 +1,7 @@
 //! What the processes do in a world, and what must hold when they do it.
 
 use super::world::{Guest, Named, Side, World};
-use crate::generation::machine::{Action, Event, Mode, Peer};
+use crate::generation::machine::{Action, Event, Mode, Peer, State};
 use crate::generation::wire::Word;
 
 use Side::{New, Old};
@@ -9,6 +9,10 @@ use Side::{New, Old};
 impl World {
     pub(super) fn on(&mut self, side: Side, event: Event, mut refused: bool) {
         let mut next = Some(event);
+        let is_empty = matches!(event, Event::Drained | Event::Expired);
+        if is_empty && side == New && self.new.machine.state() == State::Emptying {
+            self.is_emptied = true;
+        }
         while let Some(event) = next.take() {
             let actions = self.process(side).machine.on(event);
             for action in actions {
@@ -77,6 +81,7 @@ impl World {
                 self.guest = Guest::Gone;
             }
             Action::TakeBack => {
+                self.parted = false;
                 self.frozen = false;
                 self.new.is_in = false;
                 let is_gone = !self.old.is_in || self.old.is_hidden;
@@ -96,14 +101,30 @@ impl World {
                 self.frozen = false;
                 self.named = Named::Old;
             }
-            Action::Withdraw => self.new.is_in = false,
+            Action::Share => {
+                assert_eq!((side, self.named), (Old, Named::Old));
+                self.parted = true;
+                self.had_part = true;
+            }
+            Action::Unshare => {
+                assert_eq!((side, self.named), (Old, Named::Old));
+                self.parted = false;
+            }
+            Action::Withdraw => {
+                self.check_that_new_is_done();
+                self.new.is_in = false;
+            }
             Action::Taken => self.new.told += 1,
             Action::Relieve => {
                 let named = if side == Old { Named::Old } else { Named::New };
+                if side == New && self.named == Named::Old {
+                    self.check_that_new_is_done();
+                }
                 let gets_new = self.named == named;
                 let process = self.process(side);
                 // Datagrams come until the sockets are closed.
-                let may_get = process.machine.stops() && process.machine.mode != Mode::Connections;
+                let ends = process.machine.stops() || process.machine.is_dropped();
+                let may_get = ends && process.machine.mode != Mode::Connections;
                 assert!(
                     !gets_new || !process.is_in || process.is_hidden || may_get,
                     "it is relieved while it gets what is new"

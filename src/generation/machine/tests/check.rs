@@ -16,6 +16,19 @@ impl World {
         );
     }
 
+    /// The new one gives up only when it has accepted what has come of its part, and gets nothing new; unless the
+    /// old one hangs, and has not yet heard that.
+    pub(super) fn check_that_new_is_done(&self) {
+        let has_said = self.old.inbox.contains(&Some(Word::Return));
+        let is_parted = self.parted
+            && self.named == Named::Old
+            && self.old.is_alive
+            && !self.third
+            && !has_said;
+        assert!(!is_parted, "it leaves while it gets a part: {self:#?}");
+        assert!(!self.had_part || self.is_emptied, "{self:#?}");
+    }
+
     /// Holds whenever anything is looked at.
     pub(super) fn check(&self) {
         let may_program = self.old.is_alive && self.old.machine.state() == State::Lending;
@@ -39,6 +52,9 @@ impl World {
             let stops = process.is_alive && process.machine.stops();
             assert!(!stops || process.is_relieved, "it does not end: {self:#?}");
         }
+        let is_served = self.new.is_alive && new == State::Beside || !self.old.is_alive;
+        let parted = self.parted && self.named == Named::Old && !self.old.machine.stops();
+        assert!(!parted || is_served, "its part goes to nothing: {self:#?}");
         if self.new.is_alive {
             match new {
                 State::Beside => assert!(self.old.is_alive && self.old.is_in, "{self:#?}"),

@@ -46,6 +46,13 @@ pub(super) struct World {
     pub(super) old: Process,
     pub(super) new: Process,
     pub(super) named: Named,
+    /// Whether the program gives the new one a part of what the old one gets.
+    pub(super) parted: bool,
+    /// Whether the new one has had such a part, and accepted what came of it.
+    pub(super) had_part: bool,
+    pub(super) is_emptied: bool,
+    /// How often the new one may still ask for a part.
+    pub(super) asks: u8,
     /// Whether the old one leaves the kernel's program alone.
     pub(super) frozen: bool,
     /// How many steps the kernel may still refuse, and faults may still happen.
@@ -74,9 +81,10 @@ pub(super) enum Step {
     /// One hears what the other said.
     Hear(Side),
     TakeOver,
+    Share,
     Drained(Side),
     Expired(Side),
-    LetGo,
+    LetGo(Side),
     Stop(Side),
     /// As the others, and the kernel refuses the first step that it can refuse.
     Refused(Refusable),
@@ -125,6 +133,10 @@ impl World {
             old: Process::new(old),
             new: Process::new(Machine::successor(mode)),
             named: Named::Old,
+            parted: false,
+            had_part: false,
+            is_emptied: false,
+            asks: 1,
             frozen: false,
             refusals: 1,
             faults: 2,
@@ -163,7 +175,10 @@ impl World {
         }
         let may_let_go = self.old.machine.state() == State::Letting;
         if self.old.is_alive && may_let_go && self.old.told == 0 {
-            steps.push(Step::LetGo);
+            steps.push(Step::LetGo(Old));
+        }
+        if self.new.is_alive && self.new.machine.state() == State::Closing {
+            steps.push(Step::LetGo(New));
         }
         steps
     }
@@ -175,6 +190,9 @@ impl World {
         let may_ask = !self.new.asked && !self.new.machine.dropped;
         if self.new.is_alive && may_ask {
             steps.push(Step::TakeOver);
+        }
+        if self.new.is_alive && self.asks > 0 && !self.new.machine.dropped {
+            steps.push(Step::Share);
         }
         if self.refusals > 0 && self.new.is_alive {
             steps.extend(
@@ -233,13 +251,18 @@ impl World {
         match step {
             Step::Hear(side) => self.hear(side, false),
             Step::TakeOver => self.take_over(false),
+            Step::Share => {
+                self.asks -= 1;
+                self.on(New, Event::Share, false);
+            }
             Step::Drained(side) => self.on(side, Event::Drained, false),
             Step::Stop(side) => {
                 self.stops -= 1;
                 self.on(side, Event::Stop, false);
             }
             Step::Expired(side) => self.on(side, Event::Expired, false),
-            Step::LetGo => {
+            Step::LetGo(New) => self.on(New, Event::LetGo, false),
+            Step::LetGo(Old) => {
                 self.old.told = 1;
                 self.on(Old, Event::LetGo, false);
             }
@@ -295,6 +318,8 @@ impl World {
         };
         let process = self.process(side);
         let event = match process.inbox.pop_front() {
+            // The driver looks at what follows.
+            Some(Some(Word::Share)) if !process.inbox.is_empty() => return,
             Some(Some(word)) => {
                 process.heard_empty |= word == Word::Empty;
                 Event::Heard(peer, word)
