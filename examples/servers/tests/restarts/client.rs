@@ -69,7 +69,7 @@ impl Client {
 /// What a client keeps for its next request.
 enum Session {
     Http(http::Kept<TcpStream>),
-    Https(http::Kept<TlsStream<TcpStream>>),
+    Https(Box<http::Kept<TlsStream<TcpStream>>>),
     Grpc(grpc::Kept),
     Quic(quic::Session),
     Dns(dns::Kept),
@@ -79,7 +79,7 @@ impl Session {
     fn new(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Http => Self::Http(None),
-            Protocol::Https => Self::Https(None),
+            Protocol::Https => Self::Https(Box::default()),
             Protocol::H3 => Self::Quic(quic::Session::of_h3()),
             Protocol::Grpc => Self::Grpc(None),
             Protocol::Quic => Self::Quic(quic::Session::new()),
