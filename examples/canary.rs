@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::{env, error::Error, process, time::Duration};
+use std::{env, error::Error, io::ErrorKind, process, time::Duration};
 
 use axum::{Router, routing::get};
 use reuseport::{Generation, Serve, Tokio};
@@ -59,16 +59,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
 /// Takes over in steps; an error where this version is unfit.
 async fn try_out(generation: &Generation, health: &Health) -> Result<(), Box<dyn Error>> {
     for part in [0.01, 0.1, 0.5] {
-        // All, where no other process serves, or that has ended meanwhile.
-        if generation.take_share(part).await? == 1.0 {
-            break;
+        match generation.take_share(part).await {
+            // All, where no other process serves, or it has ended meanwhile.
+            Ok(share) if share == 1.0 => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Unsupported => break,
+            Err(error) => return Err(error.into()),
         }
         println!(
             "process {} has {} % of the connections",
             process::id(),
             100.0 * part
         );
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Or until it is told to end.
+        let _ = tokio::time::timeout(Duration::from_secs(1), generation.relieved()).await;
         let (answers, failures) = (health.answers.load(Relaxed), health.failures.load(Relaxed));
         if failures > 0 {
             return Err(format!("{failures} of {answers} requests have failed").into());

@@ -20,7 +20,7 @@ mod util;
 #[path = "util/worker.rs"]
 mod worker;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ use reuseport::{Generation, Group, Options, Spread, Std, Steering, Tokio};
 use traffic::Traffic;
 use util::{PATIENCE, Runtime, assert_drained, in_namespace, until};
 
-/// Pearson's statistic for two classes: more than this comes once in a million times.
-const CHANCE: f64 = 23.9;
+/// Pearson's statistic for two classes; of 2,000 with a part of 0.01 more than this comes once in ten million times.
+const CHANCE: f64 = 35.0;
 
 #[track_caller]
 fn assert_split(of: usize, got: usize, part: f64) {
@@ -198,6 +198,47 @@ fn the_old_one_steers_what_is_left() {
         old.relieved();
         new.end();
     });
+}
+
+/// A worker that dies, in either process, gets nothing more, though the other process has a descriptor of its listener.
+#[test]
+fn a_worker_that_ends_gets_nothing_more() {
+    in_namespace("workers that end beside a canary", || {
+        let addr = SocketAddr::new(V4, PORT);
+        let mut old = Server::serving::<Tokio>(&Options::new(), addr, 2);
+        let mut new = Server::open::<Tokio>(&Options::new(), addr, 3);
+        assert_eq!(new.generation.take_share_blocking(0.5).unwrap(), 0.5);
+        let answers = |n: usize| (0..n).all(|_| is_answered(addr));
+        let ends = |server: &mut Server| {
+            server.stop(0);
+            // Until it was seen.
+            until(|| answers(30).then_some(()));
+            assert!(answers(300));
+        };
+        ends(&mut new);
+        ends(&mut old);
+        ends(&mut new);
+        let before = new.accepted();
+        assert!(answers(100));
+        assert!(new.accepted() > before);
+        // With its last one it has no part.
+        ends(&mut new);
+        assert_eq!(new.accepted(), 0);
+        new.generation.stop();
+        new.relieved();
+        old.alone();
+        old.end();
+    });
+}
+
+fn is_answered(addr: SocketAddr) -> bool {
+    let ask = || -> std::io::Result<()> {
+        let mut stream = TcpStream::connect(addr)?;
+        stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+        stream.write_all(&[7])?;
+        stream.read_exact(&mut [0])
+    };
+    ask().is_ok()
 }
 
 /// Also where the workers go on when the generation has been dropped.

@@ -126,7 +126,7 @@ fn killed_at_any_instant() {
     });
 }
 
-/// Clients whose first packet the old process has not seen yet, or that it cannot serve, are not its canary's.
+/// Who asks for a part hears that the old process does not answer, and a late answer is not taken for that to the next.
 #[test]
 fn an_old_one_that_hangs_is_told_of() {
     in_namespace("the predecessor of a canary hangs", || {

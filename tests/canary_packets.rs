@@ -52,7 +52,10 @@ fn a_flow_stays_as_long_as_the_part_does() {
                 // Those that it had stay.
                 assert!(before.is_subset(&got));
                 let share = got.len() as f64 / 500.0;
-                assert!((share - part).abs() < 0.1, "{share} of {part}");
+                // With 500 flows five times the deviation.
+                let most = 5.0 * (part * (1.0 - part) / 500.0).sqrt();
+                assert!((share - part).abs() <= most.max(0.001), "{share} of {part}");
+                assert!(part < 0.1 || share > 0.0);
                 before = got;
             }
             new.generation.take_share_blocking(0.1).unwrap();

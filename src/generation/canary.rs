@@ -24,8 +24,10 @@ impl Generation {
     /// and none by taking over from any part.
     ///
     /// When this process [stops](Self::stop), it gives its part back first, and accepts what is under way to it. So a
-    /// new version that finds itself unfit goes back by itself. If it dies, what its members hold is lost, and the
-    /// predecessor gets everything again, at once. If the predecessor dies or stops, this process gets everything.
+    /// new version that finds itself unfit goes back by itself; it has to stop also where this returns an error, so that
+    /// its part does not go to listeners at which nothing accepts. If it dies, what its members hold is lost, with what
+    /// comes to them in the next milliseconds, and the predecessor gets everything again. A member that is closed gets
+    /// nothing more after a tenth of a second. If the predecessor dies or stops, this process gets everything.
     /// Dropped, the generation gives the part back too, but what is still in the queues of its members is lost when
     /// they are closed.
     ///
@@ -52,18 +54,17 @@ impl Generation {
     /// /// Whether the new version may have more.
     /// fn is_healthy() -> bool { true }
     ///
-    /// async fn try_out(generation: Generation) -> std::io::Result<()> {
+    /// async fn try_out(generation: &Generation) -> std::io::Result<()> {
     ///     for part in [0.01, 0.1, 0.5] {
     ///         if generation.take_share(part).await? == 1.0 {
     ///             break;
     ///         }
-    ///         tokio::time::sleep(Duration::from_secs(60)).await;
+    ///         // A minute, or until it is told to stop.
+    ///         let _ = tokio::time::timeout(Duration::from_secs(60), generation.relieved()).await;
     ///         if !is_healthy() {
-    ///             generation.stop();
-    ///             break;
+    ///             return Err(std::io::Error::other("this version is unfit"));
     ///         }
     ///     }
-    ///     generation.shutdown().await;
     ///     Ok(())
     /// }
     ///
@@ -71,8 +72,14 @@ impl Generation {
     /// # async fn main() -> std::io::Result<()> {
     /// let (listener, generation) = Tokio::serve("[::]:8881")?;
     /// let app = Router::new().route("/", get(|| async { "hello" }));
-    /// let ends = try_out(generation.clone());
-    /// let ends = async { ends.await.unwrap_or_else(|error| eprintln!("{error}")) };
+    /// let canary = generation.clone();
+    /// let ends = async move {
+    ///     if let Err(error) = try_out(&canary).await {
+    ///         eprintln!("{error}");
+    ///         canary.stop();
+    ///     }
+    ///     canary.shutdown().await;
+    /// };
     /// axum::serve(listener, app).with_graceful_shutdown(ends).await?;
     /// # Ok(())
     /// # }
@@ -86,8 +93,9 @@ impl Generation {
     /// [`Unsupported`](io::ErrorKind::Unsupported) with [one queue](Self#one-queue), of which the workers take what
     /// they can. [`ConnectionAborted`](io::ErrorKind::ConnectionAborted) where this process has been told to end, or
     /// another has taken over. [`TimedOut`](io::ErrorKind::TimedOut) where the predecessor does not answer within five
-    /// seconds. What the kernel answers to the predecessor's steering; then the part is what it was. Of several
-    /// addresses the others may have the new part then.
+    /// seconds. [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) where the kernel refuses it to the predecessor,
+    /// whose sentence is in it; then the part is what it was. Of several addresses the others may have the new part
+    /// then.
     pub fn take_share(&self, part: f64) -> TakeShare {
         TakeShare(self.ask_for_share(part))
     }

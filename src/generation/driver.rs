@@ -196,13 +196,12 @@ impl Driver {
             self.machine.state(),
             State::Beside
                 | State::Returning
-                | State::Emptying
-                | State::Closing
                 | State::Orphan
                 | State::Asking
                 | State::Passing
                 | State::Letting
         );
+        let answers = answers && (!self.machine.gives_up() || self.predecessor.is_none());
         if let Some(rendezvous) = self
             .rendezvous
             .as_ref()
@@ -230,6 +229,7 @@ impl Driver {
             self.shutdown_at,
             self.wake_at,
             self.asks.until(),
+            self.members_at(),
             self.wary_until.and_then(|_| in_a_while(10)),
             // Owners close their sockets without a word; it is looked ever more seldom.
             (matches!(state, State::Letting | State::Closing) && !self.has_let_go).then(|| {
@@ -283,6 +283,7 @@ impl Driver {
             core.dropped.put(());
         }
         self.see_to_share(core);
+        self.see_to_members(core);
         let is_let = matches!(self.machine.state(), State::Letting | State::Closing);
         if is_let && !self.has_let_go {
             let mut state = core.shared.state();

@@ -280,7 +280,10 @@ impl Joint {
 /// A number that no other process has: the standard library's hashes begin with one.
 fn chance() -> u64 {
     use std::hash::{BuildHasher, Hasher};
-    std::hash::RandomState::new().build_hasher().finish()
+    let mut hasher = std::hash::RandomState::new().build_hasher();
+    // In a child that was forked, that is the same.
+    hasher.write_u32(std::process::id());
+    hasher.finish()
 }
 
 #[cfg(test)]

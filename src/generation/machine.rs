@@ -34,6 +34,7 @@ mod terms;
 use std::time::Duration;
 
 use super::wire::Word;
+use terms::Behind;
 pub(crate) use terms::{Action, Event, Mode, Peer, State};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,18 +52,6 @@ pub(crate) struct Machine {
     /// Whether its successor has asked for such a part.
     tries: bool,
     behind: Behind,
-}
-
-/// What is still to be done for the predecessor, whose listeners are hidden, when this one is again without
-/// a successor: until then a removal would move members of which the successor knows the places.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-enum Behind {
-    #[default]
-    Nothing,
-    /// To wait until it has closed them.
-    Open,
-    /// To remove them.
-    Closed,
 }
 
 use Action::{
@@ -113,6 +102,14 @@ impl Machine {
     /// Whether a part of what is new may have come to this process before it has taken over.
     pub(crate) fn is_tried(&self) -> bool {
         self.is_tried
+    }
+
+    /// Whether it is about to end without having taken over.
+    pub(crate) fn gives_up(&self) -> bool {
+        matches!(
+            self.state,
+            State::Returning | State::Emptying | State::Closing
+        )
     }
 
     /// Whether its successor has asked for such a part.
@@ -217,13 +214,15 @@ impl Machine {
                 (State::Emptying, vec![Action::Stop])
             }
             (State::Returning, Ended(Predecessor)) => (State::Emptying, vec![Hide, Action::Stop]),
-            (State::Emptying, Ended(Predecessor)) => (State::Emptying, vec![Hide]),
-            (State::Emptying, Drained | Expired | Nothing) => (State::Closing, vec![Relieve]),
+            (State::Emptying | State::Closing, Ended(Predecessor)) => (self.state, vec![Hide]),
+            (State::Emptying, Drained | Expired | Nothing | Failed(Drain)) => {
+                (State::Closing, vec![Relieve])
+            }
             (State::Closing, LetGo | Expired) => {
                 let up = Say(Predecessor, Word::GivingUp);
                 (State::Over, vec![Withdraw, up, Close, Taken])
             }
-            // Where it has asked for a part, it has had none.
+            // Where it has asked for a part, it has had none: the predecessor has not heard that.
             (
                 State::Beside | State::Asking | State::Returning | State::Emptying | State::Closing,
                 Heard(Predecessor, Word::Superseded),
@@ -254,6 +253,7 @@ impl Machine {
             }
             // Of what the predecessor has nothing is known, so that it goes on.
             (State::Draining, Failed(Program | Drain)) => {
+                self.is_tried = true;
                 let back = Say(Predecessor, Word::Back);
                 (State::Beside, vec![Retreat, back, Taken])
             }
@@ -293,7 +293,10 @@ impl Machine {
             }
             (State::Serving, Failed(Remove)) => (State::Removing, Vec::new()),
 
-            (State::Over | State::Relieved, Event::TakeOver) => (self.state, vec![Taken]),
+            (
+                State::Over | State::Relieved | State::Returning | State::Emptying | State::Closing,
+                Event::TakeOver,
+            ) => (self.state, vec![Taken]),
             (State::Lending, Event::Stop) => (State::Stopping, vec![Action::Stop, shared]),
             (State::Parting, Event::Stop) if self.mode != Mode::Connections => {
                 (State::Serving, vec![Remove, Say(Predecessor, Word::Taken)])
@@ -302,7 +305,9 @@ impl Machine {
                 State::Stopping,
                 vec![Say(Predecessor, Word::Taken), Action::Stop],
             ),
-            (State::Stopping, Drained | Expired) => (State::Over, vec![Relieve, Forget]),
+            (State::Stopping, Drained | Expired | Failed(Drain)) => {
+                (State::Over, vec![Relieve, Forget])
+            }
             (State::Stopping, Nothing) => {
                 let words = [Say(Successor, Word::Yield), Relieve, Forget];
                 (State::Over, words.to_vec())
@@ -346,6 +351,7 @@ impl Machine {
             (State::Lending, Failed(Share)) => {
                 (State::Lending, vec![Say(Successor, Word::Unshared)])
             }
+            (State::Lending, Heard(Successor, Word::Gone)) => (State::Lending, vec![Action::Omit]),
             (State::Lending, Heard(Successor, Word::Return)) => (
                 State::Lending,
                 vec![Unshare, Say(Successor, Word::Returned)],
@@ -359,9 +365,13 @@ impl Machine {
                 (State::Passing, vec![Freeze, Say(Successor, Word::Go)])
             }
             (State::Passing, Heard(Successor, Word::Back)) if self.stops => {
-                (State::Stopping, vec![Thaw, Action::Stop])
+                (State::Stopping, vec![Thaw, Action::Stop, shared])
             }
-            (State::Passing, Heard(Successor, Word::Back)) => (State::Lending, vec![Thaw]),
+            // What has come to it meanwhile is still there.
+            (State::Passing, Heard(Successor, Word::Back)) => {
+                self.tries = true;
+                (State::Lending, vec![Thaw])
+            }
             (State::Passing, Ended(Successor)) => self.alone(vec![TakeBack]),
             (State::Passing, Heard(Successor, Word::Empty)) => (State::Letting, vec![Relieve]),
             (State::Letting, LetGo) => (State::Letting, vec![Say(Successor, Word::Closed)]),

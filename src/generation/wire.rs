@@ -61,10 +61,12 @@ pub(crate) enum Word {
     Return = 20,
     /// The predecessor: they get nothing from here on.
     Returned = 21,
+    /// The successor: these of my sockets have been closed, counted in the order in which you heard of them.
+    Gone = 22,
 }
 
 impl Word {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::Hello,
         Self::Refused,
         Self::Wait,
@@ -86,6 +88,7 @@ impl Word {
         Self::Unshared,
         Self::Return,
         Self::Returned,
+        Self::Gone,
     ];
 
     fn of(code: u8) -> Option<Self> {
@@ -240,15 +243,17 @@ pub(crate) fn send_mine(
     numbers: &[usize],
     until: Option<Instant>,
 ) -> io::Result<()> {
-    let mut body = Vec::with_capacity(2 * numbers.len());
-    for number in numbers {
-        let number = u16::try_from(*number).map_err(|_| io::ErrorKind::InvalidInput)?;
-        body.extend(number.to_le_bytes());
-    }
+    let body = pairs(numbers);
     pass::send(sys::borrow(to), &frame(Word::Mine, &body), fds, until)
 }
 
-/// What follows [`Word::Mine`].
+/// Numbers of two bytes each: a group has no more members.
+pub(crate) fn pairs(numbers: &[usize]) -> Vec<u8> {
+    let pairs = numbers.iter().map(|number| (*number as u16).to_le_bytes());
+    pairs.flatten().collect()
+}
+
+/// What follows [`Word::Mine`] and [`Word::Gone`].
 pub(crate) fn numbers(body: &[u8]) -> Vec<usize> {
     let numbers = body.chunks_exact(2);
     let number = |bytes: &[u8]| {

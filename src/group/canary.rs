@@ -51,14 +51,17 @@ impl State {
         }
     }
 
-    /// Gives the successor that part of what is new.
+    /// Gives the successor that part of what is new; nothing also where the group cannot be looked at.
     pub(crate) fn give_part(&mut self, part: f64) -> Result<(), Error> {
         if !(0.0..=1.0).contains(&part) {
             return Err(self.invalid(format!("{part} is no part between 0 and 1")));
         }
-        self.sweep()?;
-        if !self.has_successors() {
-            return Err(self.invalid("none of the next process's members is in the group"));
+        let swept = self.sweep();
+        if part > 0.0 {
+            swept?;
+            if !self.has_successors() {
+                return Err(self.invalid("none of the next process's members is in the group"));
+            }
         }
         let before = self.part.replace(part);
         let programmed = self.program_strictly();
@@ -66,6 +69,44 @@ impl State {
         programmed.inspect_err(|_| self.part = before.or(Some(0.0)))?;
         self.events.push(Event::shared(self.addr, part));
         Ok(())
+    }
+
+    /// Gives nothing new to those of the successor's members, counted in the order in which they came.
+    pub(crate) fn omit(&mut self, gone: &[usize]) -> Result<(), Error> {
+        let successors = self.table.iter();
+        let successors = successors.filter(|entry| entry.role == Role::Successor);
+        let mut ids: Vec<Id> = successors.map(|entry| entry.id).collect();
+        // Some may have been moved into other places since.
+        ids.sort_unstable();
+        self.omitted = gone.iter().filter_map(|at| ids.get(*at).copied()).collect();
+        self.reprogram()
+    }
+
+    /// Which members of this process its workers have closed, counted in the order in which they were opened.
+    pub(crate) fn closed_own(&mut self) -> Vec<usize> {
+        let mut own: Vec<_> = self.table.iter_mut().collect();
+        own.retain(|entry| entry.role.is_own());
+        own.sort_unstable_by_key(|entry| entry.id);
+        let mut all = None;
+        let own = own.into_iter().enumerate();
+        let closed = own.filter_map(|(at, entry)| entry.socket.is_closed(&mut all).then_some(at));
+        closed.collect()
+    }
+
+    /// Gives nothing new to members of this process that its workers have closed, and that stay in the group because
+    /// the successor has descriptors of them.
+    pub(crate) fn forgo_closed(&mut self) -> Result<(), Error> {
+        let (mut all, mut is_any) = (None, false);
+        for entry in self.table.iter_mut() {
+            if entry.role == Role::Serves && entry.socket.is_closed(&mut all) {
+                (entry.role, entry.number) = (Role::Empty, None);
+                is_any = true;
+            }
+        }
+        match is_any {
+            true => self.reprogram(),
+            false => Ok(()),
+        }
     }
 
     /// Whether members of a successor stand in the group.
@@ -78,6 +119,7 @@ impl State {
     pub(crate) fn recall(&mut self) -> Result<bool, Error> {
         self.stage = Stage::Ours;
         self.part = None;
+        self.omitted.clear();
         let reprogrammed = self.reprogram();
         let is_any = self.hide_these(|role| role == Role::Successor);
         reprogrammed.map(|()| is_any)

@@ -226,7 +226,8 @@ impl State {
 
     pub(super) fn strike(&mut self, id: Id) {
         if let Some(removed) = self.table.remove(id) {
-            self.tell_removed(removed.number);
+            let own = removed.number.filter(|_| removed.role != Role::Successor);
+            self.tell_removed(own);
         }
     }
 

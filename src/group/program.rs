@@ -70,6 +70,8 @@ impl State {
         let dispatched = match self.dispatch(moved, only) {
             Ok(dispatch) => sys::dispatch(via, &dispatch),
             Err(error) if strictly => return Err(error),
+            // The hash would choose among the successor's members too.
+            Err(_) if self.has_successors() && !self.is_stopping => return Ok(()),
             Err(_) => sys::dispatch(via, &Dispatch::Hash),
         };
         dispatched.map_err(|error| self.refused(error))?;
@@ -112,7 +114,8 @@ impl State {
         let needs_numbers = self.steering.needs_numbers();
         let together = !needs_numbers && unknown().all(gets);
         let apart = |entry: &Entry<Sock>| {
-            entry.role == Role::Successor && !gets(entry) && self.part() > 0.0
+            let is_open = !self.omitted.contains(&entry.id);
+            entry.role == Role::Successor && is_open && !gets(entry) && self.part() > 0.0
         };
         // A successor has flows only when it has had a part.
         let number = |entry: &Entry<Sock>| {

@@ -1,7 +1,7 @@
 //! What a group's lock guards: the table of its members, and the steering that the kernel's program
 //! follows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub(super) stage: Stage,
     /// The part of what is new that the successor gets before it takes over; none where it has never had one.
     pub(super) part: Option<f64>,
+    /// Those of its members that its workers have closed.
+    pub(super) omitted: HashSet<Id>,
     pub(super) clients: Clients,
     /// How often members that are leaving may have got what is new: no other was left, or one was gone
     /// without a word, and another stood in its place.
@@ -92,6 +94,7 @@ impl State {
             told: Told::Other,
             stage: Stage::Ours,
             part: None,
+            omitted: HashSet::new(),
             clients: Clients::default(),
             surprises: 0,
             wary: false,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Driver, MESSAGE, WAKE, WARY};
+use super::{Driver, MESSAGE, RETRY, WAKE, WARY};
 use crate::error::Error;
 use crate::generation::core::{Core, STOP};
 use crate::generation::machine::{Action, Event, State};
@@ -66,7 +66,12 @@ impl Driver {
                 let part = message.and_then(|message| wire::part(&message.body));
                 core.shared.state().give_part(part.unwrap_or(f64::NAN))
             }
-            Action::Unshare => core.shared.state().give_part(0.0),
+            Action::Unshare => unshare(core),
+            Action::Omit => {
+                let message = self.message.as_ref();
+                let gone = message.map(|message| wire::numbers(&message.body));
+                core.shared.state().omit(&gone.unwrap_or_default())
+            }
             Action::Freeze => {
                 core.is_ending.store(true, Ordering::SeqCst);
                 core.shared.state().set_stage(Stage::Passing);
@@ -304,11 +309,24 @@ impl Driver {
             let what = format!("cannot take over {}", core.addr);
             return Err(Error::refused(io::ErrorKind::ConnectionAborted, what, why).at(core.addr));
         }
-        if self.machine.is_over() && !self.machine.is_dropped() {
+        let ends = self.machine.is_over() || self.machine.gives_up();
+        if ends && !self.machine.is_dropped() {
             return Err(core.has_ended());
         }
         Ok(Drained::of(core.kind, self.left))
     }
+}
+
+/// Nothing comes to the successor when this has been done; there may be no descriptor or memory for it, which changes.
+fn unshare(core: &Core) -> Result<(), Error> {
+    const TRIES: usize = 20;
+    for _ in 1..TRIES {
+        if core.shared.state().give_part(0.0).is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(RETRY);
+    }
+    core.shared.state().give_part(0.0)
 }
 
 fn cannot_lend(core: &Core, error: io::Error) -> Error {

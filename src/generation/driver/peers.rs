@@ -160,7 +160,7 @@ impl Driver {
                 "{} has not yet ended its flows",
                 pid(core.predecessor_pid())
             ),
-            State::Stopping => "it is stopping".to_owned(),
+            State::Stopping | State::Emptying | State::Closing => "it is stopping".to_owned(),
             _ => format!("it is taking over from {}", pid(core.predecessor_pid())),
         };
         let until = Some(Instant::now() + MESSAGE);
@@ -185,6 +185,7 @@ impl Driver {
                 .joint
                 .get()
                 .map_or_else(Vec::new, |(_, joint)| joint.id().to_le_bytes().to_vec()),
+            Word::Gone => wire::pairs(&self.asks.gone),
             Word::Share => self.asks.part.to_le_bytes().to_vec(),
             Word::Shared => core.shared.state().part().to_le_bytes().to_vec(),
             Word::Refused | Word::Unshared => self

@@ -2,15 +2,18 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Driver, MESSAGE};
 use crate::error::Error;
 use crate::generation::canary::Answer;
 use crate::generation::core::Core;
-use crate::generation::machine::{Event, State};
+use crate::generation::machine::{Event, Peer, State};
 use crate::generation::wire::{self, Message, Word};
 use crate::trace;
+
+/// How often it is looked whether a worker has closed its socket.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The parts that were asked for, which the predecessor answers in order.
 #[derive(Debug, Default)]
@@ -19,6 +22,9 @@ pub(super) struct Asks {
     pub(super) part: f64,
     /// Where the program waits for the answer to each, and since when; none where it was told that none comes.
     open: VecDeque<Option<(Answer, Instant)>>,
+    /// Which of its members the predecessor has been told not to name any more, and when they are looked at next.
+    pub(super) gone: Vec<usize>,
+    look_at: Option<Instant>,
 }
 
 impl Asks {
@@ -69,15 +75,51 @@ impl Driver {
             .asks
             .until()
             .is_some_and(|until| Instant::now() >= until);
-        if !is_beside {
-            for (answer, _) in std::mem::take(&mut self.asks.open).into_iter().flatten() {
-                tell(&answer, self.share(core));
-            }
-        } else if is_late {
+        if is_beside && !is_late {
+            return;
+        }
+        // What is answered later is no answer to the next.
+        let is_over = |(_, since): &mut (Answer, Instant)| !is_beside || since.elapsed() >= MESSAGE;
+        let over = self.asks.open.iter_mut();
+        let over: Vec<_> = over.filter_map(|ask| ask.take_if(is_over)).collect();
+        for (answer, _) in over {
             let why = "the process that serves does not answer; it may do so later";
-            for (answer, _) in self.asks.open.iter_mut().filter_map(Option::take) {
-                tell(&answer, Err(core.no_share(io::ErrorKind::TimedOut, why)));
+            let late = || core.no_share(io::ErrorKind::TimedOut, why);
+            tell(
+                &answer,
+                match is_beside {
+                    true => Err(late()),
+                    false => self.share(core),
+                },
+            );
+        }
+    }
+
+    /// When it is looked whether workers have closed their sockets: the other process has descriptors of these, and
+    /// so the kernel goes on giving them what is new.
+    pub(super) fn members_at(&self) -> Option<Instant> {
+        let is_canary = self.machine.state() == State::Beside && self.machine.is_tried();
+        let has_canary = self.machine.state() == State::Lending && self.machine.tries();
+        let at = self.asks.look_at.unwrap_or_else(Instant::now);
+        (is_canary || has_canary).then_some(at)
+    }
+
+    /// Has nothing given to a member that is closed, in a trial, which may last for hours.
+    pub(super) fn see_to_members(&mut self, core: &Core) {
+        if self.members_at().is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.asks.look_at = Some(Instant::now() + LOOK);
+        if self.machine.state() == State::Lending {
+            if let Err(error) = core.shared.state().forgo_closed() {
+                trace::refused(&error);
             }
+            return;
+        }
+        let gone = core.shared.state().closed_own();
+        if gone.len() > self.asks.gone.len() {
+            self.asks.gone = gone;
+            self.say(core, Peer::Predecessor, Word::Gone);
         }
     }
 

@@ -95,6 +95,8 @@ pub(crate) enum Action {
     Share,
     /// Give it nothing new any more.
     Unshare,
+    /// Give nothing to those of its members that its workers have closed.
+    Omit,
     /// Leave the kernel's program to the successor.
     Freeze,
     /// The successor has left it to this one again.
@@ -125,4 +127,16 @@ pub(crate) enum Mode {
     /// Datagrams that are bound to the predecessor by their connection ids; or whose sockets are in the
     /// group until their owners close them.
     Flows,
+}
+
+/// What is still to be done for the predecessor, whose listeners are hidden, when this one is again without
+/// a successor: until then a removal would move members of which the successor knows the places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) enum Behind {
+    #[default]
+    Nothing,
+    /// To wait until it has closed them.
+    Open,
+    /// To remove them.
+    Closed,
 }

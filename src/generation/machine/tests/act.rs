@@ -16,7 +16,8 @@ impl World {
         while let Some(event) = next.take() {
             let actions = self.process(side).machine.on(event);
             for action in actions {
-                let can_be_refused = matches!(action, Action::Program | Action::Remove);
+                let can_be_refused =
+                    matches!(action, Action::Program | Action::Remove | Action::Share);
                 if refused && can_be_refused {
                     self.refusals -= 1;
                     refused = false;
@@ -58,6 +59,7 @@ impl World {
                     return Some(Event::Nothing);
                 }
                 self.named = Named::New;
+                self.had_part = true;
             }
             Action::Hide => {
                 self.check_that_old_is_done();
@@ -148,7 +150,12 @@ impl World {
                     self.hang_up(Old);
                 }
             }
-            Action::Drain | Action::Admit | Action::Retreat | Action::Close | Action::Forget => {}
+            Action::Drain
+            | Action::Omit
+            | Action::Admit
+            | Action::Retreat
+            | Action::Close
+            | Action::Forget => {}
         }
         None
     }

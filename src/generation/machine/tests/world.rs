@@ -101,6 +101,8 @@ pub(super) enum Refusable {
     Hear,
     Drained,
     Expired,
+    /// Of the old one.
+    Share,
 }
 
 impl Process {
@@ -201,6 +203,7 @@ impl World {
                     Refusable::Hear,
                     Refusable::Drained,
                     Refusable::Expired,
+                    Refusable::Share,
                 ]
                 .into_iter()
                 .filter(|refusable| match refusable {
@@ -208,6 +211,9 @@ impl World {
                     Refusable::Hear => !self.new.inbox.is_empty(),
                     Refusable::Drained => self.new.machine.counts(),
                     Refusable::Expired => self.new.machine.patience().is_some(),
+                    Refusable::Share => {
+                        self.old.is_alive && self.old.inbox.front() == Some(&Some(Word::Share))
+                    }
                 })
                 .map(Step::Refused),
             );
@@ -271,6 +277,7 @@ impl World {
                 Refusable::Hear => self.hear(New, true),
                 Refusable::Drained => self.on(New, Event::Drained, true),
                 Refusable::Expired => self.on(New, Event::Expired, true),
+                Refusable::Share => self.hear(Old, true),
             },
             Step::Kill(side) => {
                 self.faults -= 1;
@@ -330,6 +337,8 @@ impl World {
             }
             None => return,
         };
+        // Of what comes before it hears that the old one stops it cannot know.
+        self.had_part |= event == Event::Heard(Peer::Predecessor, Word::Shared);
         self.on(side, event, refused);
     }
 }
