@@ -20,8 +20,8 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{fs, io, thread};
 
@@ -39,6 +39,13 @@ fn addr() -> SocketAddr {
     ADDR.parse().unwrap()
 }
 
+/// In a namespace, one at a time: clients of several tests at once leave the servers no processor for seconds.
+fn alone(what: &str, test: impl FnOnce() + Send) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    in_namespace(what, test);
+}
+
 /// Not a test: the servers of the others, each in a process of its own.
 #[test]
 fn server() {
@@ -54,7 +61,7 @@ fn serve(group: Group<TcpListener>, tag: u8) -> Vec<Worker> {
 
 /// A server moves from one address to the other under load; nothing is lost, and the old address is the new one's.
 fn moves(old: &str, new: &str) {
-    in_namespace("a server whose address changes", || {
+    alone("a server whose address changes", || {
         let client = addr();
         let before = Process::serving(&format!("tcp {old} 2"), 1);
         let traffic = Traffic::tcp(client);
@@ -80,7 +87,8 @@ fn moves(old: &str, new: &str) {
         assert_all_answered(client, 4);
         traffic.go_on(1_000);
         let outcomes = traffic.stop();
-        println!("measured: from {old} to {new}: {outcomes}");
+        let counted = Counters::read();
+        println!("measured: from {old} to {new}: {outcomes}; {counted}");
         assert_eq!(outcomes.lost(), 0, "{outcomes}");
         next_workers.into_iter().for_each(Worker::end);
     });
@@ -142,7 +150,7 @@ fn serve_packets(socket: &UdpSocket, ends: &AtomicBool) {
 /// Datagrams move too, where the old sockets are emptied before they are closed: a stop lets them get what is new until
 /// then.
 fn packets_move(old: &str, new: &str) {
-    in_namespace("a UDP server whose address changes", || {
+    alone("a UDP server whose address changes", || {
         let before = Process::serving(&format!("udp {old} 2"), 1);
         let traffic = Traffic::udp(addr());
         traffic.go_on(500);
@@ -215,7 +223,7 @@ fn sockets_of(pid: i32, protocol: Protocol, addr: SocketAddr) -> io::Result<Vec<
 ///
 /// The old one ends while the new one accepts, or before.
 fn first_restart(how: &str, at: &str, n: usize, ends_before: bool) {
-    in_namespace("the first restart", || {
+    alone("the first restart", || {
         let mut old = Process::start();
         old.ask(&format!("old {how} {at} {n} 1"));
         let traffic = Traffic::tcp(addr());
@@ -300,7 +308,7 @@ fn from_a_steered_group() {
 /// The new process fails before it serves: the old one goes on, and can be adopted again.
 #[test]
 fn an_adoption_that_is_given_up() {
-    in_namespace("an adoption that is given up", || {
+    alone("an adoption that is given up", || {
         for (how, n) in [("plain", 1), ("group", 2)] {
             let mut old = Process::start();
             old.ask(&format!("old {how} {ADDR} {n} 1"));
@@ -332,7 +340,7 @@ fn an_adoption_that_is_given_up() {
 /// Where the old release can hand its group over, no privilege is needed.
 #[test]
 fn from_a_group_that_is_handed_over() {
-    in_namespace("the first restart from a group that is handed over", || {
+    alone("the first restart from a group that is handed over", || {
         let group = Options::new().group(ADDR, 2).unwrap();
         let roster = group.roster();
         let old = serve(group, 1);
@@ -358,7 +366,7 @@ fn from_a_group_that_is_handed_over() {
 
 #[test]
 fn from_a_packet_group() {
-    in_namespace("the first restart of a UDP server", || {
+    alone("the first restart of a UDP server", || {
         let mut old = Process::start();
         old.ask(&format!("old packet {ADDR} 2 1"));
         let traffic = Traffic::udp(addr());
@@ -398,7 +406,7 @@ fn refused<T>(opened: Result<T, Error>) -> (Option<Holder>, String) {
 
 #[test]
 fn what_is_refused_says_what_to_do() {
-    in_namespace("first generations that are refused", || {
+    alone("first generations that are refused", || {
         let options = Options::new();
         let every: SocketAddr = "0.0.0.0:4000".parse().unwrap();
         for (how, holder) in [("plain", Holder::NotSharing), ("group", Holder::Group)] {
@@ -452,7 +460,7 @@ fn what_is_refused_says_what_to_do() {
 
 #[test]
 fn what_cannot_be_adopted_is_refused() {
-    in_namespace("sockets that no generation can be made of", || {
+    alone("sockets that no generation can be made of", || {
         let options = Options::new();
         let listen = || -> TcpListener { Std::listen(addr()).unwrap() };
         let adopt = |fds: Vec<OwnedFd>| Generation::adopt::<TcpListener, _>(fds);
@@ -527,7 +535,7 @@ fn what_cannot_be_adopted_is_refused() {
 /// Whatever becomes of the process that has both addresses before it takes over: the old one serves its own.
 #[test]
 fn a_move_that_is_given_up() {
-    in_namespace("a move that is given up", || {
+    alone("a move that is given up", || {
         let old = Process::serving(&format!("tcp {ADDR} 2"), 1);
         let traffic = Traffic::tcp(addr());
         for round in 0..10 {
@@ -551,7 +559,7 @@ fn a_move_that_is_given_up() {
 /// From all addresses to one: what comes to that is the new process's from its opening on, and lost with it.
 #[test]
 fn a_move_to_fewer_addresses_that_is_given_up() {
-    in_namespace("a move to fewer addresses that is given up", || {
+    alone("a move to fewer addresses that is given up", || {
         let old = Process::serving("tcp 0.0.0.0:4000 2", 1);
         let traffic = Traffic::tcp(addr());
         for _ in 0..10 {
@@ -574,7 +582,7 @@ fn a_move_to_fewer_addresses_that_is_given_up() {
 /// Both in one release: the old address is a generation of its own, and stops when this process has it.
 #[test]
 fn in_one_release() {
-    in_namespace("a server that moves in one release", || {
+    alone("a server that moves in one release", || {
         let before = Process::serving(&format!("tcp {ADDR} 2"), 1);
         let traffic = Traffic::tcp(addr());
         traffic.go_on(1_000);
@@ -598,7 +606,7 @@ fn in_one_release() {
 /// What the other ways cost: nothing is asserted but what each is for.
 #[test]
 fn other_ways_lose() {
-    in_namespace("other ways to restart for the first time", || {
+    alone("other ways to restart for the first time", || {
         // Ended, and started anew.
         for (how, n) in [("plain", 1), ("group", 2)] {
             let mut old = Process::start();
