@@ -1,7 +1,7 @@
 //! A generation of sockets that know of none: the first restart of a server that a plain listener or a group was.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Generation;
 use super::core::Core;
@@ -100,17 +100,26 @@ fn adopted<S: Socket>(fds: Vec<OwnedFd>) -> Result<(Group<S>, Generation), Error
         until: Instant::now() + PATIENCE,
     };
     check(&request)?;
-    let rendezvous = match meet::find(&request.place, request.owner, request.until) {
-        Ok(meet::Found::Nobody) => meet::listen(&request.place)
-            .map_err(|error| request.failed(error, "the next process could not find it"))?,
-        Ok(meet::Found::Line(line)) => {
-            let pid = pass::peer(sys::borrow(&line))
-                .ok()
-                .and_then(|peer| peer.pid);
-            return Err(serves(&request, pid));
+    let mut tries = 0;
+    let rendezvous = loop {
+        match meet::find(&request.place, request.owner, request.until) {
+            Ok(meet::Found::Nobody) => {
+                break meet::listen(&request.place)
+                    .map_err(|error| request.failed(error, "the next process could not find it"))?;
+            }
+            // It ends at this instant.
+            Ok(meet::Found::Line(line)) if tries < 20 && hangs_up(&line) => {
+                tries += 1;
+            }
+            Ok(meet::Found::Line(line)) => {
+                let pid = pass::peer(sys::borrow(&line))
+                    .ok()
+                    .and_then(|peer| peer.pid);
+                return Err(serves(&request, pid));
+            }
+            Ok(meet::Found::Busy) => return Err(serves(&request, None)),
+            Err(error) => return Err(request.failed(error, "the process that serves is not found")),
         }
-        Ok(meet::Found::Busy) => return Err(serves(&request, None)),
-        Err(error) => return Err(request.failed(error, "the process that serves is not found")),
     };
     let shared = group.roster().shared();
     if shared.state().has_stranger()? {
@@ -120,6 +129,13 @@ fn adopted<S: Socket>(fds: Vec<OwnedFd>) -> Result<(Group<S>, Generation), Error
     let driver = Driver::new(Machine::first(mode(&shared)), None, Some(rendezvous));
     let generation = start(&request, Core::new(shared, driver, None))?;
     Ok((group, generation))
+}
+
+/// Whether a process goes that has been found: one that serves says nothing before it is asked.
+fn hangs_up(line: &OwnedFd) -> bool {
+    let until = Instant::now() + Duration::from_secs(1);
+    let ready = sys::wait::poll(&[sys::borrow(line)], Some(until));
+    ready.is_ok_and(|ready| ready.contains(&true))
 }
 
 fn serves(request: &Request<'_>, pid: Option<u32>) -> Error {
