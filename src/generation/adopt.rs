@@ -104,8 +104,9 @@ fn adopted<S: Socket>(fds: Vec<OwnedFd>) -> Result<(Group<S>, Generation), Error
     let rendezvous = loop {
         match meet::find(&request.place, request.owner, request.until) {
             Ok(meet::Found::Nobody) => {
-                break meet::listen(&request.place)
-                    .map_err(|error| request.failed(error, "the next process could not find it"))?;
+                break meet::listen(&request.place).map_err(|error| {
+                    request.failed(error, "the next process could not find it")
+                })?;
             }
             // It ends at this instant.
             Ok(meet::Found::Line(line)) if tries < 20 && hangs_up(&line) => {
