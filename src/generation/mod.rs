@@ -1,5 +1,6 @@
 //! Processes of a server that replace each other without losing a connection.
 
+mod adopt;
 mod attempt;
 mod canary;
 mod core;
@@ -53,8 +54,7 @@ use crate::trace;
 /// [`Options::generation`](crate::Options::generation) opens its group beside that of its *predecessor*, the
 /// process that serves. When this one's workers accept, [`take_over`](Self::take_over) brings it everything
 /// that is new; the predecessor accepts what is under way, until nothing more can come to it. Then the
-/// predecessor's
-/// [`relieved`](Self::relieved) is ready, and it finishes its connections and ends. There is no process
+/// predecessor's [`relieved`](Self::relieved) is ready, and it finishes its connections and ends. There is no process
 /// above the two, and no privilege is needed.
 ///
 /// [`Serve`] opens a server that is one listener. [`shutdown`](Self::shutdown) is the future by which

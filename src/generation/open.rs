@@ -18,7 +18,7 @@ use crate::sys::{self, Holder, OwnedFd, meet, meet::Rendezvous};
 
 /// How long the predecessor may have to wait for something: it may be taking over itself, which ends by
 /// the time a handshake with a client that has vanished does.
-const PATIENCE: Duration = Duration::from_secs(75);
+pub(super) const PATIENCE: Duration = Duration::from_secs(75);
 
 pub(super) fn open<S: Socket>(
     options: &Options,
@@ -121,7 +121,7 @@ fn is_groups(error: &Error, closes: bool) -> bool {
         .map_or(is_in_use, |holder| holder == Holder::Group)
 }
 
-fn check(request: &Request<'_>) -> Result<(), Error> {
+pub(super) fn check(request: &Request<'_>) -> Result<(), Error> {
     let invalid = |why: &str| Err(request.refused(io::ErrorKind::InvalidInput, why));
     if request.addr().port() == 0 {
         return invalid("for port 0 the kernel would give the next process another port");
@@ -152,16 +152,26 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
 
 fn first<S: Socket>(
     request: &Request<'_>,
-    target: impl ToAddr,
+    target: impl ToAddr + Copy,
     // It is found before it has the port, so that another who starts now finds it when it has.
     rendezvous: Rendezvous,
 ) -> Result<(Group<S>, Generation), Error> {
-    let group = group::open(
-        request.options,
-        Call::Generation(S::KIND),
-        target,
-        request.n,
-    )?;
+    let call = Call::Generation(S::KIND);
+    let opened = group::open(request.options, call, target, request.n);
+    let group = match opened {
+        // As where the server's address changes, and it has both.
+        Err(error) if is_groups(&error, false) && request.opening.is_beside_own() => {
+            let mut options = request.options.clone();
+            options.overlaps = true;
+            let group = group::open(&options, call, target, request.n)?;
+            // One that came at this instant; what is new keeps it out.
+            if group.roster().shared().state().has_stranger()? {
+                return Err(error);
+            }
+            group
+        }
+        opened => opened?,
+    };
     let shared = group.roster().shared();
     if request.options.spread == Spread::Queue {
         // One process would set what is the other's too.
@@ -196,7 +206,7 @@ pub(super) fn alone<S: Socket>(
     Ok((group, Generation::new(Arc::new(core))))
 }
 
-fn start(request: &Request<'_>, core: io::Result<Core>) -> Result<Generation, Error> {
+pub(super) fn start(request: &Request<'_>, core: io::Result<Core>) -> Result<Generation, Error> {
     let core = core.map_err(|error| {
         let why = sys::resource_reason(&error).unwrap_or("it could not be told what happens");
         request.failed(error, why)

@@ -24,6 +24,10 @@ impl Options {
     /// systems, and with [`Spread::Queue`](crate::Spread::Queue), the members of both processes have
     /// [one queue](Generation#one-queue).
     ///
+    /// Only a generation is relieved. For the first restart of a server that was a plain listener or a group there is
+    /// [`Generation::adopt`], and for one whose address changes [`Generation::open`]; the [guide](crate::guide), 33
+    /// and 34, shows both.
+    ///
     /// It waits for the predecessor to answer, which is a matter of milliseconds, unless that is taking over
     /// itself: so it is for the beginning of a program, before it serves.
     ///
@@ -40,7 +44,8 @@ impl Options {
     ///
     /// # Errors
     ///
-    /// As [`group`](Self::group). [`InvalidInput`](std::io::ErrorKind::InvalidInput) for port 0; where
+    /// As [`group`](Self::group), but sockets on other addresses of the port may be there if this process has them
+    /// too. [`InvalidInput`](std::io::ErrorKind::InvalidInput) for port 0; where
     /// a socket that neither process has opened has come to share the port meanwhile; and where the
     /// process that serves has one queue and this one wants a queue for each, or the other way round.
     /// [`TimedOut`](std::io::ErrorKind::TimedOut) where the predecessor does not answer within ten

@@ -1,6 +1,6 @@
 //! Several addresses that one server has: opened as one generation, and taken over together or not at all.
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 
 use super::joint::Joint;
@@ -9,7 +9,7 @@ use super::{Generation, Handle};
 use crate::error::Error;
 use crate::group::{Group, Socket};
 use crate::open::{Call, Opening, Options, ToAddr, addr::Target};
-use crate::sys::meet::Place;
+use crate::sys::{self, Holder, Kind, meet::Place};
 use crate::trace;
 
 /// An address that a server wants, for [`Generation::open`]: with how many members, and with which options.
@@ -82,6 +82,9 @@ impl Generation {
     /// Where two processes have served them, both are relieved. A process that names fewer than its predecessor
     /// relieves it of these only; the predecessor goes on with the others.
     ///
+    /// One may overlap another, as `0.0.0.0:80` and `127.0.0.1:80` do: so a server moves to another address, of which
+    /// the [guide](crate::guide), 34, says who gets what. The kernel gives a client to the more exact one.
+    ///
     /// It blocks while the predecessors answer, up to 75 seconds for each. If a later one is refused, an address that
     /// was new is closed again, with what has come to it. [`predecessor`](Self::predecessor) names one of several,
     /// [`restart`](Self::restart) and [`successor_pid`](Self::successor_pid) go by one address, and
@@ -152,13 +155,14 @@ impl<S: Socket> Wanted<S> {
         }
     }
 
-    /// Where its processes meet, by which the addresses are told apart and put into order; and how it is called in
-    /// a sentence.
-    fn place(&self) -> Result<(Place, String), Error> {
+    fn at(&self) -> Result<At, Error> {
         let call = Call::Generation(S::KIND);
         let opening = Opening::new(&self.options, call, self.target.clone()?)?;
-        let name = format!("{} {}", S::KIND.name(), opening.addr());
-        Ok((opening.meeting_place(), name))
+        Ok(At {
+            place: opening.meeting_place(),
+            kind: S::KIND,
+            addr: opening.addr(),
+        })
     }
 
     fn open(&self) -> Result<(Group<S>, Generation), Error> {
@@ -166,16 +170,59 @@ impl<S: Socket> Wanted<S> {
     }
 }
 
-/// In which order they are opened: the same in all processes.
-fn order(places: &[(Place, String)]) -> Result<Vec<usize>, Error> {
-    let mut order: Vec<(usize, &(Place, String))> = places.iter().enumerate().collect();
-    order.sort_by_key(|(_, place)| *place);
-    let mut pairs = order.iter().zip(order.iter().skip(1));
-    if let Some(((_, (_, twice)), _)) = pairs.find(|(one, next)| one.1.0 == next.1.0) {
-        let what = "cannot open a generation of several addresses";
-        return Err(Error::invalid(what, format!("{twice} is named twice")));
+/// An address among several.
+struct At {
+    /// Where its processes meet, by which the addresses are told apart and put into order.
+    place: Place,
+    kind: Kind,
+    addr: SocketAddr,
+}
+
+impl At {
+    /// Whether the one may be in the way of the other: they are on one port.
+    fn is_beside(&self, other: &Self) -> bool {
+        (self.kind, self.addr.port()) == (other.kind, other.addr.port()) && self.addr != other.addr
     }
-    Ok(order.into_iter().map(|(at, _)| at).collect())
+
+    /// Whether a socket is on this very address.
+    fn is_held(&self) -> bool {
+        sys::receivers(self.kind, &self.addr).is_ok_and(|sockets| !sockets.is_empty())
+    }
+}
+
+/// Opens each address, in an order that is the same in all processes.
+///
+/// A new address that is in the way of another, as `0.0.0.0:80` of `127.0.0.1:80`, comes last: beside that it can be
+/// opened when this process has that.
+fn in_order(all: &[At], mut open: impl FnMut(usize) -> Result<(), Error>) -> Result<(), Error> {
+    let mut late = Vec::new();
+    for (at, its) in order(all)? {
+        match open(at) {
+            Err(error)
+                if error.holder() == Some(Holder::Group)
+                    && all.iter().any(|other| its.is_beside(other)) =>
+            {
+                late.push((at, its));
+            }
+            opened => opened?,
+        }
+    }
+    // The one that is in the way of the others says why.
+    late.sort_by_cached_key(|(_, its)| !its.is_held());
+    late.into_iter().try_for_each(|(at, _)| open(at))
+}
+
+/// In which order they are opened: the same in all processes.
+fn order(all: &[At]) -> Result<Vec<(usize, &At)>, Error> {
+    let mut order: Vec<(usize, &At)> = all.iter().enumerate().collect();
+    order.sort_by_key(|(_, at)| &at.place);
+    let mut pairs = order.iter().zip(order.iter().skip(1));
+    if let Some((_, (_, twice))) = pairs.find(|((_, one), (_, next))| one.place == next.place) {
+        let what = "cannot open a generation of several addresses";
+        let why = format!("{} {} is named twice", twice.kind.name(), twice.addr);
+        return Err(Error::invalid(what, why));
+    }
+    Ok(order)
 }
 
 impl<S: Socket> sealed::Wants for Vec<Wanted<S>> {}
@@ -184,18 +231,18 @@ impl<S: Socket> Wants for Vec<Wanted<S>> {
     type Groups = Vec<Group<S>>;
 
     fn open(self) -> Result<(Self::Groups, Generation), Error> {
-        let places: Result<Vec<_>, Error> = self.iter().map(Wanted::place).collect();
+        let all: Result<Vec<_>, Error> = self.iter().map(Wanted::at).collect();
         let mut groups: Vec<(usize, Group<S>)> = Vec::with_capacity(self.len());
         // Dropped before the groups, where one is refused.
         let mut generations = Vec::with_capacity(self.len());
-        for at in order(&places?)? {
-            let Some(wanted) = self.get(at) else {
-                continue;
-            };
-            let (group, generation) = wanted.open()?;
-            groups.push((at, group));
-            generations.push(generation);
-        }
+        in_order(&all?, |at| {
+            if let Some(wanted) = self.get(at) {
+                let (group, generation) = wanted.open()?;
+                groups.push((at, group));
+                generations.push(generation);
+            }
+            Ok(())
+        })?;
         groups.sort_by_key(|(at, _)| *at);
         let generation = Generation::of(generations)?;
         Ok((
@@ -217,13 +264,14 @@ macro_rules! tuples {
                 $(let mut $group = None;)*
                 // Dropped before the groups, where one is refused.
                 let mut generations = Vec::new();
-                for at in order(&[$($wanted.place()?),*])? {
+                in_order(&[$($wanted.at()?),*], |at| {
                     $(if at == $at {
                         let (group, generation) = $wanted.open()?;
                         $group = Some(group);
                         generations.push(generation);
                     })*
-                }
+                    Ok(())
+                })?;
                 let generation = Generation::of(generations)?;
                 match ($($group,)*) {
                     ($(Some($group),)*) => Ok((($($group,)*), generation)),

@@ -80,7 +80,7 @@ impl<S: Socket> Member<S> {
     /// [`InvalidInput`](std::io::ErrorKind::InvalidInput) where it is no socket of this kind, or
     /// does not share its port. It is closed then.
     pub fn adopt(fd: impl Into<OwnedFd>) -> Result<Self, Error> {
-        let adopted = adopt::member(fd.into(), S::KIND).inspect_err(trace::refused)?;
+        let adopted = adopt::member(fd.into(), S::KIND, false).inspect_err(trace::refused)?;
         Ok(Self::new(adopted.fd.into(), 0))
     }
 

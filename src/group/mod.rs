@@ -144,18 +144,24 @@ impl<S: Socket> Group<S> {
     /// socket of this kind or does not share its port, where two are on different addresses or devices
     /// or in different network namespaces, or are one socket. All of them are closed then.
     pub fn adopt<F: Into<OwnedFd>>(fds: impl IntoIterator<Item = F>) -> Result<Self, Error> {
-        Self::adopt_all(fds).inspect_err(trace::refused)
+        // Taken in full first, so that all are closed whatever happens.
+        let fds = fds.into_iter().map(Into::into).collect();
+        Self::adopt_all(fds, false).inspect_err(trace::refused)
     }
 
-    fn adopt_all<F: Into<OwnedFd>>(fds: impl IntoIterator<Item = F>) -> Result<Self, Error> {
-        // Taken in full first, so that all are closed whatever happens.
-        let fds: Vec<OwnedFd> = fds.into_iter().map(Into::into).collect();
+    /// As [`adopt`](Self::adopt), of sockets that another process still uses: their mode is changed when they are
+    /// taken.
+    pub(crate) fn adopt_in_use(fds: Vec<OwnedFd>) -> Result<Self, Error> {
+        Self::adopt_all(fds, true)
+    }
+
+    fn adopt_all(fds: Vec<OwnedFd>, in_use: bool) -> Result<Self, Error> {
         let mut seen = HashSet::with_capacity(fds.len());
         let mut members = Vec::with_capacity(fds.len());
         let (mut group_addr, mut first) = (None, None);
         for (index, fd) in fds.into_iter().enumerate() {
             let number = sys::number(&fd);
-            let adopted = adopt::member(fd, S::KIND)?;
+            let adopted = adopt::member(fd, S::KIND, in_use)?;
             let refuse = |why: String| {
                 Err(Error::invalid(
                     format!("cannot adopt descriptor {number} into a group"),
@@ -184,7 +190,11 @@ impl<S: Socket> Group<S> {
             if sys::identity(fd).is_some_and(|identity| !seen.insert(identity)) {
                 return refuse("it is the same socket as one before it".to_owned());
             }
-            members.push(Member::new(adopted.fd.into(), index));
+            let socket = adopted.fd.into();
+            members.push(match in_use {
+                true => Member::inherited(socket, index),
+                false => Member::new(socket, index),
+            });
         }
         match group_addr {
             Some(addr) => {

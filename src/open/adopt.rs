@@ -22,10 +22,15 @@ pub(crate) fn whole(fd: OwnedFd, kind: Kind, nonblocking: bool) -> Result<OwnedF
         .inspect_err(trace::refused)
 }
 
-/// Takes a socket that shares its port, in the mode that std's sockets have.
-pub(crate) fn member(fd: OwnedFd, kind: Kind) -> Result<Adopted, Error> {
+/// Takes a socket that shares its port, in the mode that std's sockets have; or as it is, where another process uses
+/// it.
+pub(crate) fn member(fd: OwnedFd, kind: Kind, in_use: bool) -> Result<Adopted, Error> {
     let adopted = socket(fd, kind)?;
     check_shared(&adopted.fd, adopted.addr)?;
+    if in_use {
+        trace::adopted(kind, adopted.addr);
+        return Ok(adopted);
+    }
     let Adopted { addr, .. } = adopted;
     Ok(Adopted {
         fd: adopted.in_mode(false)?,

@@ -40,6 +40,13 @@ impl Likeness {
 }
 
 impl Options {
+    /// Whether they are of a socket of MPTCP that was opened elsewhere.
+    pub(crate) fn is_mptcp(&self) -> bool {
+        self.like
+            .as_ref()
+            .is_some_and(|like| like.protocol().is_some())
+    }
+
     /// With what another member is opened beside one that was opened elsewhere.
     pub(crate) fn like(member: &impl AsFd) -> Result<Self, Error> {
         let cannot = || format!("cannot tell how {} was opened", adopt::number(member));

@@ -119,6 +119,13 @@ impl<'a> Opening<'a> {
         meet::Place::new(name, self.options.rendezvous.as_deref())
     }
 
+    /// Whether all that is in the way of a new group here are sockets on other addresses of which this process
+    /// has a descriptor.
+    pub(crate) fn is_beside_own(&self) -> bool {
+        let Place { addr, only_v6, .. } = &self.place;
+        sys::holds_all(self.call.kind(), addr, *only_v6 == Some(true))
+    }
+
     /// The same, on the address that its first socket got.
     pub(crate) fn settled(&self, socket: &Socket) -> Result<Self, Error> {
         if self.place.addr.port() != 0 && !self.place.or_v4 {
@@ -189,7 +196,7 @@ impl<'a> Opening<'a> {
         // Of the addresses that a kernel hands out for port 0, a shared UDP socket's can be another
         // group's.
         let alone = match purpose {
-            Purpose::Found => true,
+            Purpose::Found => !options.overlaps,
             Purpose::Share => kind == Kind::Udp && addr.port() == 0,
             Purpose::Join(..) | Purpose::Alone | Purpose::Dial => false,
         };

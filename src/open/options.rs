@@ -50,6 +50,8 @@ pub struct Options {
     pub(crate) like: Option<Likeness>,
     /// The network namespace of the group, where the system tells them apart.
     pub(crate) namespace: Option<u64>,
+    /// Whether a new group may stand beside sockets of other addresses on its port, which share it.
+    pub(crate) overlaps: bool,
 }
 
 impl Options {
@@ -72,6 +74,7 @@ impl Options {
             before_bind: None,
             like: None,
             namespace: None,
+            overlaps: false,
         }
     }
 

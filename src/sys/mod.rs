@@ -41,6 +41,10 @@
 //! - `receivers(Kind, &SocketAddr) -> io::Result<Vec<Receiver>>`: the sockets that share an address.
 //! - `blame(Kind, &SocketAddr, Asked, &io::Error) -> Option<Blame>`: what an error of bind or listen
 //!   comes from.
+//! - `holds_all(Kind, &SocketAddr, bool) -> bool`: whether all that is in the way of a new group is this process's
+//!   own, on other addresses.
+//! - `share_late(BorrowedFd, &SocketAddr) -> io::Result<()>`: lets others share the port of a listener that was opened
+//!   alone.
 //! - `explain(&io::Error, &SocketAddr, Option<&str>) -> Option<String>` and
 //!   `explain_socket(&io::Error, &SocketAddr) -> Option<String>`: the same of other errors.
 //! - `fork::prepare()` and `fork::work() -> Work`: no thread forks while this is there.
@@ -141,9 +145,10 @@ cfg_if::cfg_if! {
 
 pub(crate) use control::{
     Descriptors, Likeness, Look, Queues, Weak, barrier, blame, can_hide, cannot_steer, cpus,
-    dispatch, dispatch_reason, explain, explain_socket, finds_by_peer, hide, interface, is_hidden,
-    is_nobody, is_readable, migrates, namespace, occupants, only_from, owner, packet_queue,
-    process_name, queue, receivers, remove, set_alone, steers, try_dispatch,
+    dispatch, dispatch_reason, explain, explain_socket, finds_by_peer, hide, holds_all, interface,
+    is_hidden, is_nobody, is_readable, migrates, namespace, occupants, only_from, owner,
+    packet_queue, process_name, queue, receivers, remove, set_alone, share_late, steers,
+    try_dispatch,
 };
 #[cfg(fuzzing)]
 pub(crate) use linux::fuzz;

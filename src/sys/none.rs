@@ -201,6 +201,16 @@ pub(crate) fn blame(_: Kind, _: &SocketAddr, _: Asked, _: &io::Error) -> Option<
     None
 }
 
+pub(crate) fn share_late(_: BorrowedFd<'_>, _: &SocketAddr) -> io::Result<()> {
+    Err(unsupported(
+        "a socket cannot come to share its port on this system",
+    ))
+}
+
+pub(crate) fn holds_all(_: Kind, _: &SocketAddr, _: bool) -> bool {
+    false
+}
+
 pub(crate) fn explain(_: &io::Error, _: &SocketAddr, _: Option<&str>) -> Option<String> {
     None
 }

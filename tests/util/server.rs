@@ -13,7 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use reuseport::{ConnectionIds, Error, Generation, Group, Options, Roster, Spread, Steering};
+use reuseport::{
+    ConnectionIds, Error, Generation, Group, Member, Options, ReusePort, Roster, Spread, Std,
+    Steering,
+};
 
 use crate::engine::{self, Before};
 use crate::process::say;
@@ -65,6 +68,20 @@ impl Server {
                 self.generation = Some(generation);
                 say(&format!("open {before} {millis}"));
             }
+            // A server that moves from one address to another.
+            ["open-both", old, new, n] => {
+                let (begin, options) = (Instant::now(), Options::new());
+                let n = n.parse().unwrap();
+                match Generation::open((options.want(*old, n), options.want(*new, n))) {
+                    Ok(((old, new), generation)) => {
+                        let before = before(&generation);
+                        self.several = vec![Either::Tcp(old), Either::Tcp(new)];
+                        self.generation = Some(Arc::new(generation));
+                        say(&format!("open {before} {}", begin.elapsed().as_millis()));
+                    }
+                    Err(error) => say(&format!("open {}", failed(&error, begin))),
+                }
+            }
             ["open-several", order, spread @ ..] => {
                 let (begin, options) = (Instant::now(), options(spread));
                 match several(&options, *order == "forward") {
@@ -76,6 +93,38 @@ impl Server {
                     }
                     Err(error) => say(&format!("open {}", failed(&error, begin))),
                 }
+            }
+            // As a server does that knows of no generations, which serves until it is told to finish.
+            ["old", "packet", addr, n, tag] => {
+                let group = Options::new().packet_group(*addr, n.parse().unwrap());
+                let members = group.unwrap().into_iter().map(Member::into_std);
+                let tag = tag.parse().unwrap();
+                self.workers
+                    .extend(members.map(|socket| Worker::start(socket, tag)));
+                say("old");
+            }
+            ["old", how, addr, n, tag] => {
+                let listeners: Vec<TcpListener> = match *how {
+                    "plain" => vec![TcpListener::bind(*addr).unwrap()],
+                    "listen" => vec![Std::listen(*addr).unwrap()],
+                    _ => {
+                        let n = n.parse().unwrap();
+                        let options = match *how {
+                            "weights" => {
+                                let weights = (1..=n as u32).collect();
+                                Options::new().steering(Steering::Weights(weights))
+                            }
+                            _ => Options::new(),
+                        };
+                        let group = options.group(*addr, n).unwrap();
+                        group.into_iter().map(Member::into_std).collect()
+                    }
+                };
+                let tag = tag.parse().unwrap();
+                let workers = listeners.into_iter();
+                self.workers
+                    .extend(workers.map(|listener| Worker::start(listener, tag)));
+                say("old");
             }
             ["serve", tag] => {
                 let tag = tag.parse().unwrap();

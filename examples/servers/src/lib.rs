@@ -2,8 +2,11 @@
 
 pub mod dns;
 pub mod grpc;
+pub mod h3;
 pub mod http;
+pub mod ids;
 pub mod quic;
+pub mod tls;
 
 use std::{env, process, thread};
 
@@ -15,6 +18,15 @@ use signal_hook::iterator::Signals;
 pub fn addr() -> String {
     let last = env::args().skip(1).last();
     last.unwrap_or_else(|| "localhost:8881".to_owned())
+}
+
+/// Where a server listens that has two addresses: its last two arguments.
+pub fn two_addrs() -> [String; 2] {
+    let args: Vec<_> = env::args().skip(1).collect();
+    match args.as_slice() {
+        [.., one, other] => [one.clone(), other.clone()],
+        _ => ["localhost:8880", "localhost:8443"].map(str::to_owned),
+    }
 }
 
 /// What it answers.

@@ -93,8 +93,27 @@ pub(crate) fn blame(
         Want::Group | Want::Generation if shares(kind, &first.local) => {
             case.shares(asked.want, kind)
         }
+        Want::Generation if kind == Kind::Tcp => {
+            let mut blame = case.does_not_share();
+            blame
+                .why
+                .push_str("; Generation::adopt makes a generation of its listener");
+            blame
+        }
         _ => case.does_not_share(),
     })
+}
+
+/// Whether this process has a descriptor of each socket that is in the way of a new one, and none of them is on
+/// its very address; false where there is none, or it cannot be told.
+pub(crate) fn holds_all(kind: Kind, addr: &SocketAddr, only_v6: bool) -> bool {
+    let Ok(mut rows) = diag::rows(kind, addr.port()) else {
+        return false;
+    };
+    rows.retain(|row| row.receives(kind) && excludes(row, addr, only_v6));
+    let own = process::sockets();
+    let is_own = |row: &Row| row.local != *addr && own.contains(&row.inode);
+    !rows.is_empty() && rows.iter().all(is_own)
 }
 
 /// A socket that is in the way of another.
@@ -176,8 +195,12 @@ impl<'a> Case<'a> {
             Kind::Udp => "Options::packet_generation",
         };
         let advice = match want {
+            Want::Generation if self.is_here => {
+                ", and no generation is found there; Generation::adopt makes one of its sockets"
+                    .to_owned()
+            }
             Want::Generation => {
-                format!("; {generation} relieves only what it opened, on the same address")
+                "; a server that moves opens both addresses, by Generation::open".to_owned()
             }
             _ if self.is_here => format!(
                 " (Options::join joins it unless it is steered, and {generation} relieves what \

@@ -20,6 +20,7 @@ mod explain;
 mod filter;
 mod guard;
 mod holder;
+mod late;
 mod likeness;
 mod look;
 pub(crate) mod meet;
@@ -49,7 +50,8 @@ pub(crate) use drain::{
     can_hide, hide, interface, is_hidden, is_readable, migrates, remove, set_alone,
 };
 pub(crate) use explain::{explain, explain_socket};
-pub(crate) use holder::blame;
+pub(crate) use holder::{blame, holds_all};
+pub(crate) use late::share_late;
 pub(crate) use likeness::Likeness;
 pub(crate) use look::Look;
 pub(crate) use namespace::namespace;

@@ -1,5 +1,6 @@
 //! Which process has a socket, for the sentence of an error.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -61,6 +62,17 @@ pub(super) fn of(inode: u64) -> Option<Process> {
         ids = rest;
     }
     None
+}
+
+/// The inodes of the sockets that this process has; none where /proc does not tell.
+pub(super) fn sockets() -> HashSet<u64> {
+    let inode = |entry: fs::DirEntry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        let inode = link.to_str()?.strip_prefix("socket:[")?;
+        inode.strip_suffix(']')?.parse().ok()
+    };
+    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten();
+    entries.flatten().filter_map(inode).collect()
 }
 
 /// A socket among the descriptors of processes.

@@ -4,11 +4,10 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
 
-use quinn::rustls::crypto::ring;
-use quinn::{ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use reuseport::{ConnectionIds, Options, Steering};
+use servers::ids::Numbered;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -36,24 +35,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
     endpoint.wait_idle().await;
     generation.outcome()?; // reuseport 4
     Ok(())
-}
-
-/// Connection ids of eight bytes: the number of the member, and chance.
-struct Numbered(u8);
-
-impl ConnectionIdGenerator for Numbered {
-    fn generate_cid(&mut self) -> ConnectionId {
-        let mut id = [self.0; 8];
-        let random = ring::default_provider().secure_random.fill(&mut id[1..]);
-        random.expect("the system has random bytes");
-        ConnectionId::new(&id)
-    }
-
-    fn cid_len(&self) -> usize {
-        8
-    }
-
-    fn cid_lifetime(&self) -> Option<Duration> {
-        None
-    }
 }

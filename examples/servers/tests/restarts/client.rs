@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::client::TlsStream;
 
 use crate::form::{Kind, Protocol};
 use crate::loss::Failure;
@@ -44,6 +46,7 @@ impl Client {
         let asked = async {
             match session {
                 Session::Http(kept) => http::ask(kind, addr, kept).await,
+                Session::Https(kept) => http::ask_securely(kind, addr, kept).await,
                 Session::Grpc(kept) => grpc::ask(kind, addr, kept).await,
                 Session::Quic(quic) => quic.ask(kind, addr, self.soon, processes).await,
                 Session::Dns(kept) => dns::ask(kind, addr, kept).await,
@@ -65,7 +68,8 @@ impl Client {
 
 /// What a client keeps for its next request.
 enum Session {
-    Http(http::Kept),
+    Http(http::Kept<TcpStream>),
+    Https(Box<http::Kept<TlsStream<TcpStream>>>),
     Grpc(grpc::Kept),
     Quic(quic::Session),
     Dns(dns::Kept),
@@ -75,6 +79,8 @@ impl Session {
     fn new(protocol: Protocol) -> Self {
         match protocol {
             Protocol::Http => Self::Http(None),
+            Protocol::Https => Self::Https(Box::default()),
+            Protocol::H3 => Self::Quic(quic::Session::of_h3()),
             Protocol::Grpc => Self::Grpc(None),
             Protocol::Quic => Self::Quic(quic::Session::new()),
             Protocol::Dns => Self::Dns(None),
@@ -91,7 +97,7 @@ impl Session {
 /// Who answers, with a request that nobody counts.
 pub(crate) async fn probe(protocol: Protocol, addr: SocketAddr) -> Option<u32> {
     // An endpoint that is not there yet would let a connection of QUIC wait.
-    if protocol == Protocol::Quic && !is_bound(addr).unwrap_or(false) {
+    if matches!(protocol, Protocol::Quic | Protocol::H3) && !is_bound(addr).unwrap_or(false) {
         return None;
     }
     let client = Client {

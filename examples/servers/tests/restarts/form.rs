@@ -18,6 +18,12 @@ impl Form {
         is_long: false,
     };
 
+    /// As short, and replaced more often.
+    pub(crate) const FIVE: Self = Self {
+        restarts: 5,
+        ..Self::SHORT
+    };
+
     pub(crate) const LONG: Self = Self {
         restarts: 10,
         // Of eleven processes together more than 5,000.
@@ -31,7 +37,7 @@ impl Form {
             (_, Kind::Datagram) => (4, 8),
             (_, Kind::Slow) => (16, 100),
             // A connection of QUIC costs more than one of TCP.
-            (Protocol::Quic, Kind::Busy | Kind::Calm) => (5, 20),
+            (Protocol::Quic | Protocol::H3, Kind::Busy | Kind::Calm) => (5, 20),
             (_, Kind::Busy | Kind::Calm) => (10, 50),
         };
         if self.is_long { long } else { short }
@@ -41,6 +47,8 @@ impl Form {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Http,
+    Https,
+    H3,
     Grpc,
     Quic,
     Dns,
@@ -50,7 +58,9 @@ impl Protocol {
     pub(crate) fn kinds(self) -> &'static [Kind] {
         use Kind::{Busy, Calm, Datagram, Short, Slow};
         match self {
-            Self::Http | Self::Grpc | Self::Quic => &[Short, Slow, Busy, Calm],
+            Self::Http | Self::Https | Self::H3 | Self::Grpc | Self::Quic => {
+                &[Short, Slow, Busy, Calm]
+            }
             Self::Dns => &[Datagram, Short, Slow, Calm],
         }
     }
@@ -65,7 +75,7 @@ impl Protocol {
 
     /// Whether the last server of all refuses these clients in a way that they understand.
     pub(crate) fn refuses(self, kind: Kind) -> bool {
-        self != Self::Quic && kind != Kind::Datagram
+        !matches!(self, Self::Quic | Self::H3) && kind != Kind::Datagram
     }
 }
 
@@ -108,8 +118,8 @@ impl Kind {
             (Protocol::Grpc, Self::Slow) => "new channels, slow",
             (Protocol::Grpc, Self::Busy) => "kept channels, 0 ms",
             (Protocol::Grpc, Self::Calm) => "kept channels, 20 ms",
-            (Protocol::Quic, Self::Busy) => "go on, 0 ms",
-            (Protocol::Quic, Self::Calm) => "go on, 20 ms",
+            (Protocol::Quic | Protocol::H3, Self::Busy) => "go on, 0 ms",
+            (Protocol::Quic | Protocol::H3, Self::Calm) => "go on, 20 ms",
             (Protocol::Dns, Self::Short) => "TCP",
             (Protocol::Dns, Self::Slow) => "TCP, slow",
             (Protocol::Dns, Self::Calm) => "kept TCP, 20 ms",
@@ -126,6 +136,8 @@ impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Http => "HTTP/1.1",
+            Self::Https => "HTTPS",
+            Self::H3 => "HTTP/3",
             Self::Grpc => "gRPC",
             Self::Quic => "QUIC",
             Self::Dns => "DNS",

@@ -2,31 +2,69 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use quinn::rustls::pki_types::ServerName;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::form::Kind;
 use crate::loss::Failure;
+use crate::quic;
 
 /// The connection, unless the server has said that it closes it.
-pub(crate) type Kept = Option<BufReader<TcpStream>>;
+pub(crate) type Kept<S> = Option<BufReader<S>>;
 
-pub(crate) async fn ask(kind: Kind, addr: SocketAddr, kept: &mut Kept) -> Result<String, Failure> {
-    let mut stream = match kept.take() {
+pub(crate) async fn ask(
+    kind: Kind,
+    addr: SocketAddr,
+    kept: &mut Kept<TcpStream>,
+) -> Result<String, Failure> {
+    let stream = match kept.take() {
+        Some(stream) => stream,
+        None => BufReader::new(connect(addr).await?),
+    };
+    ask_on(stream, kind, kept).await
+}
+
+/// Over TLS.
+pub(crate) async fn ask_securely(
+    kind: Kind,
+    addr: SocketAddr,
+    kept: &mut Kept<TlsStream<TcpStream>>,
+) -> Result<String, Failure> {
+    let stream = match kept.take() {
         Some(stream) => stream,
         None => {
-            let stream = TcpStream::connect(addr).await?;
-            stream.set_nodelay(true)?;
-            BufReader::new(stream)
+            let tls = TlsConnector::from(Arc::new(quic::tls()?));
+            let stream = connect(addr).await?;
+            let name = ServerName::try_from("localhost")?;
+            BufReader::new(tls.connect(name, stream).await?)
         }
     };
+    ask_on(stream, kind, kept).await
+}
+
+async fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(addr).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn ask_on<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: BufReader<S>,
+    kind: Kind,
+    kept: &mut Kept<S>,
+) -> Result<String, Failure> {
     if kind == Kind::Slow {
         sleep(Kind::SLOW).await;
     }
     let request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     stream.get_mut().write_all(request).await?;
+    stream.get_mut().flush().await?;
 
     let (mut length, mut closes) = (None, false);
     let mut line = String::new();

@@ -15,6 +15,7 @@ mod loss;
 mod quic;
 mod run;
 mod server;
+mod site;
 mod table;
 mod tally;
 

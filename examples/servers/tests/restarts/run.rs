@@ -132,37 +132,49 @@ impl Load {
         let server = start();
         await_answer(&runtime, protocol, addr, server.pid());
         let tally = Arc::new(Tally::new(protocol));
-        let mut clients = Vec::new();
-        for &kind in protocol.kinds() {
-            for _ in 0..form.clients(protocol, kind) {
-                let client = Client {
-                    protocol,
-                    kind,
-                    addr,
-                    soon,
-                };
-                let asks = client.asks(Arc::clone(&tally));
-                clients.push((kind, runtime.spawn(asks)));
-            }
-        }
         Self {
+            clients: clients(&runtime, protocol, form, addr, soon, &tally),
             server,
             tally,
-            clients,
             runtime,
         }
     }
 }
 
+/// Clients of each kind, which ask until the tally says that it is over.
+pub(crate) fn clients(
+    runtime: &Runtime,
+    protocol: Protocol,
+    form: &Form,
+    addr: SocketAddr,
+    soon: Duration,
+    tally: &Arc<Tally>,
+) -> Vec<(Kind, JoinHandle<()>)> {
+    let mut clients = Vec::new();
+    for &kind in protocol.kinds() {
+        for _ in 0..form.clients(protocol, kind) {
+            let client = Client {
+                protocol,
+                kind,
+                addr,
+                soon,
+            };
+            let asks = client.asks(Arc::clone(tally));
+            clients.push((kind, runtime.spawn(asks)));
+        }
+    }
+    clients
+}
+
 /// Waits until this process answers, with requests that nobody counts.
-fn await_answer(runtime: &Runtime, protocol: Protocol, addr: SocketAddr, pid: u32) {
+pub(crate) fn await_answer(runtime: &Runtime, protocol: Protocol, addr: SocketAddr, pid: u32) {
     let until = Instant::now() + PATIENCE;
     while runtime.block_on(probe(protocol, addr)) != Some(pid) {
         assert!(Instant::now() < until, "{pid} does not answer");
     }
 }
 
-fn join(runtime: &Runtime, clients: Vec<(Kind, JoinHandle<()>)>) {
+pub(crate) fn join(runtime: &Runtime, clients: Vec<(Kind, JoinHandle<()>)>) {
     runtime.block_on(async {
         for (_, client) in clients {
             let ended = timeout(PATIENCE, client).await;
@@ -172,7 +184,7 @@ fn join(runtime: &Runtime, clients: Vec<(Kind, JoinHandle<()>)>) {
 }
 
 /// An address of the framework's own, which no outgoing connection takes: those come from 127.0.0.1.
-fn addr(index: usize) -> SocketAddr {
+pub(crate) fn addr(index: usize) -> SocketAddr {
     let [.., high, low] = process::id().to_be_bytes();
     let framework = 100 + index as u8;
     (Ipv4Addr::new(127, framework, high, low), 18881).into()
