@@ -61,7 +61,7 @@ async fn try_out(generation: &Generation, health: &Health) -> Result<(), Box<dyn
     for part in [0.01, 0.1, 0.5] {
         match generation.take_share(part).await {
             // All, where no other process serves, or it has ended meanwhile.
-            Ok(share) if share == 1.0 => break,
+            Ok(1.0) => break,
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::Unsupported => break,
             Err(error) => return Err(error.into()),
