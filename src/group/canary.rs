@@ -118,6 +118,8 @@ impl State {
     /// processor is still at a packet of before. Whether there were listeners.
     pub(crate) fn recall(&mut self) -> Result<bool, Error> {
         self.stage = Stage::Ours;
+        // It may have sockets in the group that this process was not told of.
+        self.wary = true;
         self.part = None;
         self.omitted.clear();
         let reprogrammed = self.reprogram();
