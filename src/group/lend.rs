@@ -133,8 +133,11 @@ impl State {
             .inspect_err(|_| self.stage = Stage::Ours)
     }
 
-    /// The successor has given up, or was given up, and was [recalled](Self::recall): its members go.
+    /// The successor has given up, or was given up: its members go, and this process decides again.
     pub(crate) fn take_back(&mut self) -> Result<(), Error> {
+        self.stage = Stage::Ours;
+        // It may have left sockets that this process was not told of.
+        self.wary = true;
         // Of this process's members it may have hidden some, which cannot be undone.
         let mut out = Vec::new();
         for entry in self.table.iter_mut() {
