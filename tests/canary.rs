@@ -353,3 +353,36 @@ fn what_is_refused() {
         assert_eq!(first.take_share_blocking(0.5).unwrap(), 1.0);
     });
 }
+
+/// The kernel's limit is the namespace's own from Linux 6.8 on, and so can be too low for a moment.
+#[test]
+fn a_part_that_the_kernel_refuses_is_what_it_was() {
+    const LIMIT: &str = "/proc/sys/net/core/optmem_max";
+    in_namespace("a part that the kernel refuses", || {
+        let Ok(enough) = std::fs::read_to_string(LIMIT) else {
+            return util::skip("a part that the kernel refuses: no limit of this namespace");
+        };
+        let addr = SocketAddr::new(V4, PORT);
+        let old = Server::serving::<Tokio>(&Options::new(), addr, 1);
+        let new = Server::open::<Tokio>(&Options::new(), addr, 1);
+        assert_eq!(new.generation.take_share_blocking(1.0).unwrap(), 1.0);
+        std::fs::write(LIMIT, "16").unwrap();
+        let error = new.generation.take_share_blocking(0.5).unwrap_err();
+        let expected = format!(
+            "cannot take a share of {addr}: the process that serves refuses: cannot steer the group on {addr}: the \
+             program is longer than net.core.optmem_max allows: "
+        );
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        let before = new.accepted();
+        (0..50).for_each(|_| assert!(ask(addr, 7).is_ok()));
+        assert_eq!(new.accepted() - before, 50);
+        std::fs::write(LIMIT, enough).unwrap();
+        assert_eq!(new.generation.take_share_blocking(0.0).unwrap(), 0.0);
+        (0..50).for_each(|_| assert!(ask(addr, 7).is_ok()));
+        assert_eq!(new.accepted() - before, 50);
+        new.take_over();
+        old.relieved();
+        new.end();
+    });
+}
