@@ -69,11 +69,9 @@ fn hand_over(shared: &Shared, to: &impl AsFd) -> Result<(), Error> {
             Ok(())
         }
         Err(error) => {
-            let mut state = shared.state();
-            let taken_back = state.take_back();
+            let taken_back = shared.take_back();
             // The other process has opened none.
-            state.is_wary(true);
-            drop(state);
+            shared.state().is_wary(true);
             taken_back?;
             Err(failed(error))
         }

@@ -73,40 +73,43 @@ impl State {
 
     /// Gives nothing new to those of the successor's members, counted in the order in which they came.
     pub(crate) fn omit(&mut self, gone: &[usize]) -> Result<(), Error> {
-        let successors = self.table.iter();
-        let successors = successors.filter(|entry| entry.role == Role::Successor);
-        let mut ids: Vec<Id> = successors.map(|entry| entry.id).collect();
-        // Some may have been moved into other places since.
-        ids.sort_unstable();
+        let ids = self.in_order(|role| role == Role::Successor);
         self.omitted = gone.iter().filter_map(|at| ids.get(*at).copied()).collect();
         self.reprogram()
     }
 
     /// Which members of this process its workers have closed, counted in the order in which they were opened.
     pub(crate) fn closed_own(&mut self) -> Vec<usize> {
-        let mut own: Vec<_> = self.table.iter_mut().collect();
-        own.retain(|entry| entry.role.is_own());
-        own.sort_unstable_by_key(|entry| entry.id);
-        let mut all = None;
-        let own = own.into_iter().enumerate();
-        let closed = own.filter_map(|(at, entry)| entry.socket.is_closed(&mut all).then_some(at));
-        closed.collect()
+        let own = self.in_order(Role::is_own);
+        let closed = self.closed(own.iter().copied());
+        let places = own.iter().enumerate();
+        places
+            .filter_map(|(at, id)| closed.contains(id).then_some(at))
+            .collect()
     }
 
     /// Gives nothing new to members of this process that its workers have closed, and that stay in the group because
     /// the successor has descriptors of them.
     pub(crate) fn forgo_closed(&mut self) -> Result<(), Error> {
-        let (mut all, mut is_any) = (None, false);
-        for entry in self.table.iter_mut() {
-            if entry.role == Role::Serves && entry.socket.is_closed(&mut all) {
+        let serving = self.in_order(|role| role == Role::Serves);
+        let closed = self.closed(serving);
+        for id in &closed {
+            if let Some(entry) = self.table.get_mut(*id) {
                 (entry.role, entry.number) = (Role::Empty, None);
-                is_any = true;
             }
         }
-        match is_any {
-            true => self.reprogram(),
-            false => Ok(()),
+        match closed.is_empty() {
+            true => Ok(()),
+            false => self.reprogram(),
         }
+    }
+
+    /// The sockets of these roles in the order in which they came: some may have been moved into other places since.
+    fn in_order(&self, which: impl Fn(Role) -> bool) -> Vec<Id> {
+        let these = self.table.iter().filter(|entry| which(entry.role));
+        let mut ids: Vec<Id> = these.map(|entry| entry.id).collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// Whether members of a successor stand in the group.
@@ -114,9 +117,9 @@ impl State {
         self.table.iter().any(|entry| entry.role == Role::Successor)
     }
 
-    /// The successor is gone: what arrives finds none of its members any more, from the moment on at which no
-    /// processor is still at a packet of before. Whether there were listeners.
-    pub(crate) fn recall(&mut self) -> Result<bool, Error> {
+    /// The successor is gone, and this process decides again: what arrives finds none of its members any more, from
+    /// the moment on at which no processor is still at a packet of before. Whether there were listeners.
+    pub(super) fn recall(&mut self) -> Result<bool, Error> {
         self.stage = Stage::Ours;
         // It may have sockets in the group that this process was not told of.
         self.wary = true;
@@ -134,8 +137,7 @@ impl State {
 
     /// UDP sockets are not hidden, because what is hidden cannot answer.
     fn hide_these(&mut self, which: impl Fn(Role) -> bool) -> bool {
-        let these = self.table.iter().filter(|entry| which(entry.role));
-        let ids: Vec<Id> = these.map(|entry| entry.id).collect();
+        let ids = self.in_order(which);
         let is_any = self.kind == Kind::Tcp && !ids.is_empty();
         if is_any {
             self.hide(ids);

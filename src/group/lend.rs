@@ -133,11 +133,8 @@ impl State {
             .inspect_err(|_| self.stage = Stage::Ours)
     }
 
-    /// The successor has given up, or was given up: its members go, and this process decides again.
-    pub(crate) fn take_back(&mut self) -> Result<(), Error> {
-        self.stage = Stage::Ours;
-        // It may have left sockets that this process was not told of.
-        self.wary = true;
+    /// Takes the successor's members out of the group, after [`recall`](Self::recall).
+    pub(super) fn take_back(&mut self) -> Result<(), Error> {
         // Of this process's members it may have hidden some, which cannot be undone.
         let mut out = Vec::new();
         for entry in self.table.iter_mut() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::drain::Drain;
 use super::state::State;
+use crate::error::Error;
 use crate::sys;
 
 /// A grace period of the kernel takes some milliseconds; where it takes so long, a client may have to try again.
@@ -37,6 +38,17 @@ impl Shared {
             sys::barrier(BARRIER);
         }
         self.state().withdraw();
+    }
+
+    /// The successor has given up, or was given up: its members leave the group, and this process decides again.
+    pub(crate) fn take_back(&self) -> Result<(), Error> {
+        let recalled = self.state().recall();
+        // Those of one that was given up go as those of one that gives up, see above.
+        if !matches!(recalled, Ok(false)) {
+            sys::barrier(BARRIER);
+        }
+        let taken_back = self.state().take_back();
+        taken_back.and(recalled.map(drop))
     }
 
     pub(crate) fn state(&self) -> Locked<'_> {

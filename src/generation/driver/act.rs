@@ -109,13 +109,8 @@ impl Driver {
                 self.successor = None;
                 let message = self.message.as_ref();
                 let gave_up = message.is_some_and(|message| message.word == Word::GivingUp);
-                let recalled = core.shared.state().recall();
-                if !matches!(recalled, Ok(false)) {
-                    // Where that is too much for the kernel, a client may have to try again.
-                    sys::barrier(MESSAGE);
-                }
+                let taken_back = core.shared.take_back();
                 let mut state = core.shared.state();
-                let taken_back = state.take_back().and(recalled);
                 // It has said that its sockets are out of the group.
                 let is_wary = !gave_up || state.is_wary(false);
                 let is_left = state.is_open();
@@ -124,7 +119,7 @@ impl Driver {
                 if !is_left {
                     return Err(Event::Nothing);
                 }
-                taken_back.map(drop)
+                taken_back
             }
             Action::Withdraw => {
                 core.shared.withdraw();
