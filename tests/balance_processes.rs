@@ -1,5 +1,5 @@
 //! Workers that are processes publish their loads to the one that balances: they are steered by them, and neither their
-//! deaths nor what they write harm anybody.
+//! deaths nor what they write harm another.
 
 #![cfg(target_os = "linux")]
 #![allow(unsafe_code, reason = "memory without seals, and forking, are libc's")]
@@ -159,7 +159,7 @@ fn what_a_process_held_that_was_killed_ends_with_the_next_one() {
         crew.hands[0].1.signal(Signal::KILL);
         let (member, hand) = crew.hands.remove(0);
         drop(hand);
-        // Nobody serves there, and nothing says otherwise.
+        // No process serves there, and nothing says otherwise.
         assert_eq!(crew.load(0), 1000 + held);
         let hand = crew.start(&member);
         assert_eq!(crew.load(0), 0);
@@ -267,7 +267,7 @@ fn a_fork_publishes_too() {
             unsafe { libc::_exit(0) };
         }
         pid => {
-            // SAFETY: the child's end is of no use to anybody, and the pointer may be null.
+            // SAFETY: the child's end is of no use to the parent, and the pointer may be null.
             let waited = unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
             assert_eq!((waited, load.get()), (pid, 42));
         }
@@ -323,7 +323,7 @@ fn what_is_no_load_is_refused_in_a_sentence() {
             format!("its memory has {other} bytes, and that of a load has {right} in this version");
         assert_eq!(refused(memory(other, libc::F_SEAL_SHRINK)), expected);
     }
-    // Of the right length and sealed, it is a load, whoever has made it.
+    // Of the right length and sealed, it is a load, whichever process has made it.
     let load = Load::adopt(memory(right, libc::F_SEAL_SHRINK)).unwrap();
     load.set(3);
     assert_eq!(load.get(), 3);

@@ -115,7 +115,7 @@ impl State {
         if let Some(fd) = cell.and_then(|cell| cell.lent()) {
             return sys::borrow(fd).try_clone_to_owned().map_err(refused);
         }
-        // One that a step has made is nobody's.
+        // One that a step has made no worker has.
         if cell.is_some_and(|cell| Arc::strong_count(cell) > 1) {
             return invalid("a Load of it was handed out, by which this process publishes");
         }

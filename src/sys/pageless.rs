@@ -1,4 +1,4 @@
-//! Where no memory is at hand that can be passed to another process and that nobody can take away.
+//! Where no memory is at hand that can be passed to another process and that no process can take away.
 
 use std::io;
 

@@ -218,7 +218,7 @@ impl Worker {
         0
     }
 
-    /// False where nobody waits.
+    /// False where no thread waits.
     fn answer(&mut self) -> io::Result<bool> {
         let mut stream = match self.listener.accept() {
             Ok((stream, _)) => stream,

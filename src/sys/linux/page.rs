@@ -1,9 +1,9 @@
 //! The memory of one member's load, which another process can have too: a file of its own (memfd_create(2)).
 //!
-//! It is sealed before anybody else has it, so that no process can make it shorter: a page that is mapped, and that its
-//! file does not have any more, is SIGBUS for whoever touches it. What another process brings is looked at for
+//! It is sealed before another process has it, so that no process can make it shorter: a page that is mapped, and that its
+//! file does not have any more, is SIGBUS for the process that touches it. What another process brings is looked at for
 //! the same seal before it is mapped; after that only its length can tell what it is, as all that is in it may
-//! have been written by anybody.
+//! have been written by any process.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
