@@ -126,7 +126,9 @@ impl<R: Net> Incoming<R> {
         self.all.iter().for_each(Core::take_over_at_once);
         let accepted = match &self.core.ends {
             #[cfg(feature = "std")]
-            Some(ends) if !R::NONBLOCKING => accept_until::<R>(self.listener.as_ref()?, ends).await,
+            Some(ends) if !R::NONBLOCKING => {
+                accept_until::<R>(self.listener.as_ref()?, ends, &self.core).await
+            }
             ends => {
                 let is_shared = ends.is_some();
                 let mut accept = pin!(R::accept(self.listener.as_ref()?));
@@ -186,11 +188,15 @@ impl<R: Net> Incoming<R> {
 async fn accept_until<R: Net>(
     listener: &R::TcpListener,
     ends: &Bell,
+    core: &Core,
 ) -> Option<io::Result<(R::TcpStream, SocketAddr)>> {
     loop {
         let fds = [sys::borrow(ends), sys::borrow(listener)];
-        match sys::wait::poll(&fds, deadline::current()).as_deref() {
+        let ready = sys::wait::poll(&fds, deadline::current());
+        match ready.as_deref() {
+            // The bell rings a little after the rest of the process is told, and only ends the waiting.
             Ok([true, _]) => return None,
+            Ok(_) if core.relieved.has() => return None,
             Ok([_, true]) => {}
             Ok(_) => return Some(deadline::ended(Err(io::ErrorKind::TimedOut.into()))),
             Err(error) => return Some(Err(crate::error::copy(error))),
