@@ -36,6 +36,7 @@ fn main() {
 mod linux {
     use std::io::{ErrorKind, Read, Write};
     use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+    use std::ops::Deref;
     use std::os::fd::AsFd;
     use std::path::PathBuf;
     use std::sync::Arc;
@@ -49,6 +50,7 @@ mod linux {
         Balancing, Engine, Group, Load as Published, Member, Options, Spread, Steering, Tokio,
     };
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::time::{ClockId, clock_gettime};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use crate::figure::Figure;
@@ -221,14 +223,20 @@ mod linux {
 
         fn table(&self, n: usize, tokio: bool, measured: bool) {
             let ways = ways();
-            let rounds: Vec<Vec<Outcomes>> = (0..if measured { 5 } else { 1 })
+            let rounds = match (self.work, measured) {
+                (_, false) => 1,
+                // They differ by little.
+                (Work::Even, true) => 21,
+                (_, true) => 5,
+            };
+            let rounds: Vec<Vec<Turn>> = (0..rounds)
                 .map(|round| {
-                    let mut outcomes: Vec<_> = ways.iter().map(|_| Outcomes::default()).collect();
+                    let mut turns: Vec<_> = ways.iter().map(|_| Turn::default()).collect();
                     for turn in 0..ways.len() {
                         let at = (round + turn) % ways.len();
-                        outcomes[at] = self.run(ways[at], n, tokio, measured);
+                        turns[at] = self.run(ways[at], n, tokio, measured);
                     }
-                    outcomes
+                    turns
                 })
                 .collect();
             let runtime = if tokio { "tokio" } else { "std" };
@@ -244,26 +252,28 @@ mod linux {
                 rounds.len()
             );
             println!(
-                "{:<22}{:<22}{:<24}{:<24}{:<24}{:<22}lost of {}",
+                "{:<22}{:<22}{:<24}{:<24}{:<24}{:<22}{:<22}lost of {}",
                 "",
                 "p50 ms",
                 "p99 ms",
                 "p99.9 ms",
                 "p99 / shared",
                 "per second / hash",
+                "processor / hash",
                 rounds.iter().map(|round| round[0].attempts).sum::<usize>(),
             );
             for (at, way) in ways.iter().enumerate() {
-                let of = |f: &dyn Fn(&[Outcomes]) -> f64| Figure::of(rounds.iter().map(|r| f(r)));
+                let of = |f: &dyn Fn(&[Turn]) -> f64| Figure::of(rounds.iter().map(|r| f(r)));
                 let lost: usize = rounds.iter().map(|round| round[at].lost()).sum();
                 println!(
-                    "{:<22}{:<22}{:<24}{:<24}{:<24}{:<22}{lost}",
+                    "{:<22}{:<22}{:<24}{:<24}{:<24}{:<22}{:<22}{lost}",
                     way.name(),
                     of(&|round| percentile(&round[at], 0.5)),
                     of(&|round| percentile(&round[at], 0.99)),
                     of(&|round| percentile(&round[at], 0.999)),
                     of(&|round| percentile(&round[at], 0.99) / percentile(&round[0], 0.99)),
                     of(&|round| round[at].per_second() / round[1].per_second()),
+                    of(&|round| round[at].ran / round[1].ran),
                 );
             }
             if n == 4 && !tokio && is_drawn() {
@@ -271,10 +281,10 @@ mod linux {
             }
         }
 
-        fn draw(&self, ways: &[Way], rounds: &[Vec<Outcomes>], runtime: &str) {
+        fn draw(&self, ways: &[Way], rounds: &[Vec<Turn>], runtime: &str) {
             let is_even = matches!(self.work, Work::Even);
             let row = |(at, way): (usize, &Way)| {
-                let of = |f: &dyn Fn(&[Outcomes]) -> f64| {
+                let of = |f: &dyn Fn(&[Turn]) -> f64| {
                     Figure::of(rounds.iter().map(|round| f(round))).median
                 };
                 let lost: usize = rounds.iter().map(|round| round[at].lost()).sum();
@@ -316,7 +326,7 @@ mod linux {
             draw(&plot, name);
         }
 
-        fn run(&self, way: Way, n: usize, tokio: bool, measured: bool) -> Outcomes {
+        fn run(&self, way: Way, n: usize, tokio: bool, measured: bool) -> Turn {
             let connections = match (self.work, measured) {
                 (_, false) => 50,
                 (Work::Even, true) => 10_000,
@@ -327,6 +337,7 @@ mod linux {
                 _ => 8_000,
             };
             let servers = Servers::start(way, n, self.work, tokio);
+            let before = clock_gettime(ClockId::ProcessCPUTime);
             let outcomes = Load {
                 to: vec![servers.addr],
                 connections,
@@ -335,8 +346,27 @@ mod linux {
                 timeout: Duration::from_secs(1),
             }
             .run();
+            let ran = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime) - before).unwrap();
             servers.end();
-            outcomes
+            Turn {
+                outcomes,
+                ran: ran.as_secs_f64(),
+            }
+        }
+    }
+
+    #[derive(Default)]
+    struct Turn {
+        outcomes: Outcomes,
+        /// The seconds of a processor that clients, workers and kernel took.
+        ran: f64,
+    }
+
+    impl Deref for Turn {
+        type Target = Outcomes;
+
+        fn deref(&self) -> &Outcomes {
+            &self.outcomes
         }
     }
 
