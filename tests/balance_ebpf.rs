@@ -54,6 +54,25 @@ fn counts(open: &Open<TcpListener>, loads: &[Load], n: usize) -> Vec<usize> {
 }
 
 #[test]
+fn a_load_that_is_lent_later_is_seen() {
+    let open = open(&Options::new(), 2);
+    let Some(mut balancer) = balance(&open) else {
+        return;
+    };
+    // No worker has its load yet, and nothing changes from step to step.
+    (0..3).for_each(|_| drop(balancer.step().unwrap()));
+    open.roster.load(1).unwrap().set(1000);
+    let load = Load::adopt(open.roster.lend_load(0).unwrap()).unwrap();
+    balancer.step().unwrap();
+    let clients: Vec<_> = (0..40)
+        .map(|_| TcpStream::connect(open.ways[0]).unwrap())
+        .collect();
+    until(|| (waiting(&open, 0) + waiting(&open, 1) == 40).then_some(()));
+    assert!(waiting(&open, 0) > 35, "{}", waiting(&open, 0));
+    drop((clients, load));
+}
+
+#[test]
 fn who_is_idle_gets_what_comes_at_once() {
     for place in PLACES {
         let open = Open::<TcpListener>::new(&Options::new(), place, 4);

@@ -162,7 +162,7 @@ fn the_thread_ends_with_its_handle() {
         .unwrap();
     // It does not sleep on.
     drop(long);
-    open.roster.balance().unwrap();
+    drop(open.roster.balance().unwrap());
 }
 
 /// The descriptors of bpf(2) of this process.

@@ -321,6 +321,40 @@ fn several_groups_go_over_one_stream() {
     });
 }
 
+/// The process that receives could not know why a member gets nothing.
+#[test]
+fn loads_do_not_go_along() {
+    for balances in [false, true] {
+        let group = Options::new().group("127.0.0.1:0", 2).unwrap();
+        let (roster, addr) = (group.roster(), group.local_addr());
+        let classic = reuseport::Engine::Classic;
+        let mut balancer = roster.balance().unwrap().engine(classic);
+        let load = roster.load(0).unwrap();
+        load.set(1_000_000);
+        assert_eq!(balancer.step().unwrap().attaches, 1);
+        let (a, b) = pair();
+        let received: Group<TcpListener> = thread::scope(|scope| {
+            scope.spawn(|| roster.hand_over(&a).unwrap());
+            Group::receive(&b).unwrap()
+        });
+        drop((balancer, load, group));
+        let _balancing = balances.then(|| {
+            let mut balancer = received.roster().balance().unwrap().engine(classic);
+            balancer.step().unwrap();
+            balancer
+        });
+        let _clients: Vec<_> = (0..100)
+            .map(|_| TcpStream::connect(addr).unwrap())
+            .collect();
+        let members: Vec<_> = received.into_iter().collect();
+        let waits = |member| reuseport::queue(member).unwrap().waiting;
+        util::until(|| (members.iter().map(waits).sum::<u32>() == 100).then_some(()));
+        members
+            .iter()
+            .for_each(|member| assert!(waits(member) > 20));
+    }
+}
+
 /// Set in the process that receives; the stream is its standard input.
 const RECEIVER: &str = "REUSEPORT_TEST_RECEIVER";
 

@@ -127,6 +127,10 @@ impl State {
         }
         let cell = self.new_cell(Some(Lent { page, fd }));
         self.set_cell(id, &cell);
+        // The program does not know its new slot.
+        if self.told == Told::This {
+            self.told = Told::Perhaps;
+        }
         Ok(lent)
     }
 
@@ -190,7 +194,8 @@ impl State {
             });
         }
         let seen: Vec<_> = self.seen(queues, by_ebpf).collect();
-        if !seen.is_empty() && seen.iter().all(|seen| seen.queue.is_none()) {
+        // Of those that were watched all may have been replaced since.
+        if are_all && !seen.is_empty() && seen.iter().all(|seen| seen.queue.is_none()) {
             let why = "none of its queues is seen: this thread is in another network namespace, or \
                        the system does not tell";
             return Err(self.cannot_balance(why));

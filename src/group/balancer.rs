@@ -60,6 +60,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// # }
 /// # Ok::<(), std::io::Error>(())
 /// ```
+#[must_use = "dropping it ends the balancing"]
 pub struct Balancer {
     pub(super) shared: Arc<Shared>,
     queues: sys::Queues,

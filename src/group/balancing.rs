@@ -104,6 +104,8 @@ fn run(mut balancer: Balancer, control: &Control, pause: Duration) {
             .ends
             .wait_timeout_while(state, pause, |state| !state.ends);
         if waited.unwrap_or_else(PoisonError::into_inner).0.ends {
+            let work = sys::fork::work();
+            drop((balancer, work));
             return;
         }
         let work = sys::fork::work();

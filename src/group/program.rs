@@ -58,6 +58,11 @@ impl State {
         only: Option<usize>,
         strictly: bool,
     ) -> Result<(), Error> {
+        let told = self.tell(moved, only, strictly);
+        told.inspect_err(|_| self.told = Told::Perhaps)
+    }
+
+    fn tell(&mut self, moved: &[Id], only: Option<usize>, strictly: bool) -> Result<(), Error> {
         if !self.decides() || self.spread == Spread::Queue || !sys::support().steers {
             return Ok(());
         }

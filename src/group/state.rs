@@ -125,6 +125,13 @@ impl State {
         }
     }
 
+    /// The next step of balancing tells the kernel anew what it is to do.
+    pub(super) fn doubt(&mut self) {
+        if self.loads.is_some() {
+            self.told = Told::Perhaps;
+        }
+    }
+
     /// Whether all members are one socket, of which another process may have descriptors too.
     pub(crate) fn is_one_queue(&self) -> bool {
         self.spread == Spread::Queue
