@@ -198,7 +198,7 @@ impl<S: Socket> Roster<S> {
     /// [`Group::receive`](crate::Group::receive) is the other side, with an example. Nothing is closed, so
     /// nothing is lost: from here on both processes accept, until the workers of this one stop and drop
     /// their listeners. The other process decides on the group; here nothing can be steered, left or
-    /// joined any more.
+    /// joined any more. Loads do not go along: each member gets its share until that process balances its group.
     ///
     /// `to` is a UNIX stream; each wait on it is bounded by its own timeouts. Several groups go over one
     /// stream one after the other. There may be any number of members: they are sent in portions.

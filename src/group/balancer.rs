@@ -46,7 +46,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 /// - With the feature `ebpf`, and the privilege for it, the kernel sees what workers publish as it is when a
 ///   connection comes: see [`Engine::Ebpf`]. A step then finds out what waits, and who is stuck.
 ///
-/// Dropping it ends it: the group is steered as if there had been none.
+/// Keep it, or the [`Balancing`](crate::Balancing) that it becomes. Dropping it ends it: the group is steered as if
+/// there had been none.
 ///
 /// ```
 /// # #[cfg(target_os = "linux")] {
@@ -114,8 +115,10 @@ pub enum Engine {
     ///
     /// Of two members that are drawn by their weights the less loaded gets it, or another that is idle. A connection
     /// that was given to a member counts from that moment until its worker [holds](crate::Load::hold) it, or a step sees
-    /// that it does not wait. It is for TCP, steered by the hash or by weights, up to 1,024 members. While
+    /// that it does not wait. It is for TCP, steered by the hash or by weights, with 2 to 1,024 members. While
     /// members leave, or another process takes over or has sockets in the group, a classic program stands in.
+    /// Where the system refuses the program at first, or refuses a member three steps in a row, the group keeps the
+    /// classic one.
     Ebpf,
 }
 
