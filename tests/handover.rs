@@ -355,6 +355,28 @@ fn loads_do_not_go_along() {
     }
 }
 
+/// Also where nothing else changes meanwhile.
+#[test]
+fn loads_count_again_after_a_hand_over_that_is_refused() {
+    let group = Options::new().group("127.0.0.1:0", 2).unwrap();
+    let (roster, addr) = (group.roster(), group.local_addr());
+    let mut balancer = roster.balance().unwrap().engine(reuseport::Engine::Classic);
+    let load = roster.load(0).unwrap();
+    load.set(1_000_000);
+    (0..3).for_each(|_| drop(balancer.step().unwrap()));
+    let (a, b) = pair();
+    drop(b);
+    roster.hand_over(&a).unwrap_err();
+    assert_eq!(balancer.step().unwrap().attaches, 2);
+    let _clients: Vec<_> = (0..100)
+        .map(|_| TcpStream::connect(addr).unwrap())
+        .collect();
+    let members: Vec<_> = group.into_iter().collect();
+    let waits = |at: usize| reuseport::queue(&members[at]).unwrap().waiting;
+    util::until(|| (waits(0) + waits(1) == 100).then_some(()));
+    assert!(waits(0) < 15, "{}", waits(0));
+}
+
 /// Set in the process that receives; the stream is its standard input.
 const RECEIVER: &str = "REUSEPORT_TEST_RECEIVER";
 

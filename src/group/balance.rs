@@ -128,9 +128,7 @@ impl State {
         let cell = self.new_cell(Some(Lent { page, fd }));
         self.set_cell(id, &cell);
         // The program does not know its new slot.
-        if self.told == Told::This {
-            self.told = Told::Perhaps;
-        }
+        self.doubt();
         Ok(lent)
     }
 
@@ -186,7 +184,9 @@ impl State {
             true => self.told == Told::This,
             false => self.told == Told::Other,
         };
-        if is_told && policy.rests(self.seen(queues, by_ebpf)) {
+        // They are none at first, and after members were lent.
+        let is_first = self.loads.as_ref().is_some_and(BTreeMap::is_empty);
+        if is_told && !is_first && policy.rests(self.seen(queues, by_ebpf)) {
             return Ok(Stepped {
                 decides: true,
                 sees_loads: by_ebpf,
@@ -213,7 +213,6 @@ impl State {
             }
         }
         let stuck = policy.stuck().filter_map(|id| self.number_of(id)).collect();
-        let is_first = self.loads.as_ref().is_some_and(BTreeMap::is_empty);
         let done = |attached, sees_loads| Stepped {
             stuck,
             attached,

@@ -120,14 +120,12 @@ impl State {
 
     pub(crate) fn set_stage(&mut self, stage: Stage) {
         self.stage = stage;
-        if self.told == Told::This {
-            self.told = Told::Perhaps;
-        }
+        self.doubt();
     }
 
-    /// The next step of balancing tells the kernel anew what it is to do.
+    /// The program that sees the loads may be another one now, or not know all: the next step tells it anew.
     pub(super) fn doubt(&mut self) {
-        if self.loads.is_some() {
+        if self.told == Told::This {
             self.told = Told::Perhaps;
         }
     }
