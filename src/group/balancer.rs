@@ -40,8 +40,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 ///   decides on the group: each has its own `Balancer`, whose steps do nothing before it has taken over, and
 ///   nothing after another has.
 /// - Datagrams have no beginning that the kernel could see. So a group of UDP is balanced only under
-///   [connection ids](crate::Steering::ConnectionIds): what has an id stays with its member, and of the clients
-///   that have none yet one in 256 or a few move when the share of a member changes.
+///   [connection ids](crate::Steering::ConnectionIds): what has an id stays with its member. Of the clients that
+///   have none yet those move whose own member gets less than before, or that go to a member which gets more.
 ///
 /// - With the feature `ebpf`, and the privilege for it, the kernel sees what workers publish as it is when a
 ///   connection comes: see [`Engine::Ebpf`]. A step then finds out what waits, and who is stuck.

@@ -262,48 +262,38 @@ pub(super) fn by_cpu(kind: Kind, places: &[(usize, (usize, u32))]) -> Vec<Instru
     program
 }
 
-/// Of so many parts, each of the flows that have one hash, a member has as many as its weight says.
-const SLOTS: u32 = 256;
-
-/// Chooses among members by their weights and by a flow's hash, so that a flow moves only when its own
-/// member's weight falls, or another's rises: for each slot, the member that wins it by chance.
-///
-/// A share is a place, a number that the member keeps, and a weight.
-pub(super) fn by_slot(shares: &[(usize, u64, u32)]) -> Vec<Instruction> {
-    let owner = |slot| {
-        let score = |&(place, key, weight): &(usize, u64, u32)| {
-            (chance(slot, key).ln() / f64::from(weight), place as u32)
-        };
-        let able = shares.iter().filter(|share| share.2 > 0).map(score);
-        // Weighted rendezvous hashing: the greatest of ln(chance) / weight.
-        able.max_by(|one, other| one.0.total_cmp(&other.0))
-            .map_or(TO_THE_HASH, |(_, place)| place)
-    };
+/// Chooses by a flow's hash: `owners` has the place of each slot, of which there is a power of two.
+pub(super) fn by_slot(owners: &[usize]) -> Vec<Instruction> {
     let mut runs: Vec<(u32, u32)> = Vec::new();
-    for slot in 0..SLOTS {
-        let owner = owner(slot.into());
-        if runs.last().is_none_or(|last| last.1 != owner) {
-            runs.push((slot, owner));
+    for (slot, place) in (0..).zip(owners.iter().map(|place| *place as u32)) {
+        if runs.last().is_none_or(|last| last.1 != place) {
+            runs.push((slot, place));
         }
     }
-    let mut program = [&FLOW_HASH[..], &[op(AND, SLOTS - 1)]].concat();
-    for &(first, place) in runs.iter().rev() {
-        if first > 0 {
-            program.push(jump(JGE, first, 0, 1));
-        }
-        program.push(op(RET, place));
-    }
-    program
+    let mask = owners.len().saturating_sub(1) as u32;
+    [&FLOW_HASH[..], &[op(AND, mask)], &search(&runs)].concat()
 }
 
-/// A number between 0 and 1 that is always the same for these two (splitmix64).
-fn chance(slot: u64, key: u64) -> f64 {
-    let mut bits = (slot << 32 ^ key).wrapping_add(0x9E37_79B9_7F4A_7C15);
-    for (shift, factor) in [(30, 0xBF58_476D_1CE4_E5B9), (27, 0x94D0_49BB_1331_11EB)] {
-        bits = (bits ^ bits >> shift).wrapping_mul(factor);
-    }
-    let bits = bits ^ bits >> 31;
-    ((bits >> 11) as f64 + 0.5) / (1u64 << 53) as f64
+/// For so many slots there is room beside that many instructions, and those of [`split`].
+pub(super) fn slots_beside(instructions: usize) -> usize {
+    (LONGEST - FLOW_HASH.len()).saturating_sub(instructions) * 2 / 5
+}
+
+/// Halves the runs until one is left: each has its first number, and what is returned for it.
+fn search(runs: &[(u32, u32)]) -> Vec<Instruction> {
+    let (lower, upper) = runs.split_at(runs.len() / 2);
+    let middle = match (lower, upper) {
+        (_, []) => return vec![op(RET, TO_THE_HASH)],
+        ([], [(_, place), ..]) => return vec![op(RET, *place)],
+        (_, [(first, _), ..]) => *first,
+    };
+    let (lower, upper) = (search(lower), search(upper));
+    let over = match u8::try_from(lower.len()) {
+        Ok(len) => vec![jump(JGE, middle, len, 0)],
+        // A conditional jump goes no further than 255 instructions.
+        Err(_) => vec![jump(JGE, middle, 0, 1), op(JA, lower.len() as u32)],
+    };
+    [over, lower, upper].concat()
 }
 
 /// Looks the number in A up among ascending numbers, and leaves to the hash what is not there.

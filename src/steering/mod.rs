@@ -1,5 +1,6 @@
 mod bpf;
 mod policy;
+mod slots;
 mod spread;
 
 use std::sync::Arc;
@@ -245,14 +246,7 @@ impl Steering {
         // Of TCP, equal shares are what the hash does.
         let is_even = kind == Kind::Tcp && is_even(getting().map(|seat| seat.share));
         let whole = whole && (!by_load || is_even);
-        let equal = || match by_load && kind == Kind::Udp {
-            true => {
-                let key = |seat: &Seat| seat.number.map_or(u64::MAX, |number| number as u64);
-                let share = |seat: &Seat| (seat.place, key(seat), seat.share);
-                bpf::by_slot(&getting().map(share).collect::<Vec<_>>())
-            }
-            false => bpf::weighted(kind, &shared(getting(), |_| 1)),
-        };
+        let equal = || bpf::weighted(kind, &shared(getting(), |_| 1));
         let rest = |program| match whole {
             true => program,
             false => bpf::or_else(program, &equal()),
@@ -265,7 +259,16 @@ impl Steering {
                 let known = bpf::by_number(ids.layout, ids.two_bytes, &places);
                 match whole {
                     true => known,
-                    false => bpf::or_else(known, &split(equal())),
+                    false => {
+                        let others = match by_load {
+                            true => bpf::by_slot(&slots::owners(
+                                getting(),
+                                bpf::slots_beside(known.len()),
+                            )),
+                            false => equal(),
+                        };
+                        bpf::or_else(known, &split(others))
+                    }
                 }
             }
             Self::Hash if whole => return Ok(Dispatch::Hash),
