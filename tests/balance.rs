@@ -12,7 +12,7 @@ use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use members::{Client, HERE, Kind, Open};
-use reuseport::{Balancer, ConnectionIds, Engine, Options, Roster, Socket, Steering, queue};
+use reuseport::{Balancer, ConnectionIds, Engine, Group, Options, Roster, Socket, Steering, queue};
 use util::until;
 
 /// Many steps, in all of which nothing waits for the clock.
@@ -91,9 +91,12 @@ fn a_step_makes_few_system_calls() {
     let count = |name| calls.iter().filter(|call| *call == name).count();
     let [dumps, looks] = ["write", "poll"].map(count);
     assert!(looks + dumps >= STEPS, "{calls:?}");
-    // A dump ten times a second, and which process this is.
+    // A dump ten times a second, whether the numbers stand for the members still, and which process this is.
     assert!(dumps <= STEPS / 5, "{dumps} dumps");
-    assert!(calls.len() <= 2 * STEPS + 3 * dumps + 10, "{calls:?}");
+    assert!(
+        calls.len() <= 2 * STEPS + (3 + 16) * dumps + 10,
+        "{calls:?}"
+    );
 }
 
 #[test]
@@ -300,6 +303,53 @@ fn a_thousand_members_and_absurd_loads() {
             (taken == clients.len()).then_some(())
         });
     }
+}
+
+/// The process that balanced them may have died, so that their kernel keeps what it was told last.
+#[test]
+fn what_a_balancer_of_another_process_told_the_kernel_ends_with_the_first_step() {
+    let before = open(&Options::new(), 2);
+    let mut balancer = classic(&before.roster);
+    before.roster.load(0).unwrap().set(1_000_000);
+    balancer.step().unwrap();
+    let sockets = [0, 1].map(|member| before.get(member).try_clone().unwrap());
+    let adopted = Group::<TcpListener>::adopt(sockets).unwrap();
+    let clients = |n: usize| -> Vec<_> {
+        let client = |_| TcpStream::connect(before.ways[0]).unwrap();
+        (0..n).map(client).collect()
+    };
+    let waits = |sum: u32| {
+        until(|| {
+            let waits = [0, 1].map(|member| queue(before.get(member)).unwrap().waiting);
+            (waits.iter().sum::<u32>() == sum).then_some(waits)
+        })
+    };
+    let clients_before = clients(40);
+    assert!(waits(40)[0] < 10);
+    let mut balancer = classic(&adopted.roster());
+    // It does not know who stands where, and has all get the same.
+    assert!(balancer.step().is_err());
+    let clients_after = clients(100);
+    assert!(waits(140)[0] > 20);
+    drop((clients_before, clients_after));
+}
+
+#[test]
+fn datagrams_without_an_id_go_to_each_of_many_members() {
+    let ids = ConnectionIds::at(0).two_bytes();
+    let options = Options::new().steering(Steering::ConnectionIds(ids));
+    let mut open = Open::<UdpSocket>::new(&options, HERE, 300);
+    let mut balancer = classic(&open.roster);
+    assert_eq!(steps(&mut balancer, 10), 1);
+    for number in [0, 77, 299_u16] {
+        assert_eq!(open.taker(&number.to_be_bytes()), usize::from(number));
+    }
+    let flows: Vec<_> = (0..20).map(|_| open.taker(&[0xff; 2])).collect();
+    assert!(flows.iter().any(|taker| taker != &flows[0]));
+    // Where no member is left there is nothing to tell.
+    let _closing = util::no_forks();
+    open.members.clear();
+    assert_eq!(steps(&mut balancer, 10), 1);
 }
 
 #[test]

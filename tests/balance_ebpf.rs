@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use members::{HERE, Open, PLACES};
 use reuseport::{Balancer, Engine, Load, Options, Steering, queue};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use util::{as_user, in_namespace, until};
 
 fn open(options: &Options, n: usize) -> Open<TcpListener> {
@@ -380,6 +381,33 @@ fn another_takes_its_place_without_the_privilege_and_where_it_is_told_to() {
     balancer.step().unwrap();
     balancer = balancer.engine(Engine::Classic);
     assert_eq!(balancer.step().unwrap().engine, Engine::Classic);
+}
+
+/// Before it is loaded, and when a member joins.
+#[test]
+fn it_comes_when_there_are_descriptors_again() {
+    const TEST: &str = "it_comes_when_there_are_descriptors_again";
+    if !util::is_child(TEST) {
+        return util::in_child(TEST);
+    }
+    if balance(&open(&Options::new(), 2)).is_none() {
+        return;
+    }
+    let mut open = open(&Options::new(), 2);
+    let mut balancer = open.roster.balance().unwrap();
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = |current| setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
+    for members in 2..4 {
+        // One more than standard error.
+        limit(Some(3));
+        for _ in 0..5 {
+            let engine = balancer.step().map(|balance| balance.engine);
+            assert_ne!(engine.ok(), Some(Engine::Ebpf));
+        }
+        limit(maximum);
+        assert_eq!(balancer.step().unwrap().engine, Engine::Ebpf, "{members}");
+        open.join();
+    }
 }
 
 #[test]

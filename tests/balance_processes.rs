@@ -248,6 +248,24 @@ fn what_a_process_writes_harms_nobody() {
     }
 }
 
+/// What a child does that is forked, and ends.
+fn fork(child: impl FnOnce()) {
+    // SAFETY: this process has no other thread that holds a lock of what `child` uses.
+    match unsafe { libc::fork() } {
+        0 => {
+            child();
+            // SAFETY: it takes a number, and ends the process.
+            unsafe { libc::_exit(0) };
+        }
+        pid => {
+            let mut status = 0;
+            // SAFETY: the pointer is that of `status`.
+            let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+            assert_eq!((waited, status), (pid, 0));
+        }
+    }
+}
+
 /// A child that was forked has the same memory, and needs no descriptor.
 #[test]
 fn a_fork_publishes_too() {
@@ -259,19 +277,36 @@ fn a_fork_publishes_too() {
     let group = Options::new().group("127.0.0.1:0", 1).unwrap();
     drop(group.roster().lend_load(0).unwrap());
     let load = group.roster().load(0).unwrap();
-    // SAFETY: the child stores a number, and ends.
-    match unsafe { libc::fork() } {
-        0 => {
-            load.set(42);
-            // SAFETY: it takes a number, and ends the process.
-            unsafe { libc::_exit(0) };
-        }
-        pid => {
-            // SAFETY: the child's end is of no use to the parent, and the pointer may be null.
-            let waited = unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
-            assert_eq!((waited, load.get()), (pid, 42));
-        }
+    fork(|| load.set(42));
+    assert_eq!(load.get(), 42);
+}
+
+/// Wherever the load is: in memory that is copied, that the kernel's program sees, or that was lent.
+#[test]
+fn a_fork_takes_nothing_from_what_its_parent_holds() {
+    const TEST: &str = "a_fork_takes_nothing_from_what_its_parent_holds";
+    if !util::is_child(TEST) {
+        return util::in_child(TEST);
     }
+    let group = Options::new().group("127.0.0.1:0", 2).unwrap();
+    let roster = group.roster();
+    drop(roster.lend_load(1).unwrap());
+    let loads = [0, 1].map(|member| roster.load(member).unwrap());
+    let adopted = Load::adopt(roster.lend_load(1).unwrap()).unwrap();
+    let mut held = Some([loads[0].hold(), loads[1].hold(), adopted.hold()]);
+    let balancing = roster.balance().unwrap().spawn(PAUSE).unwrap();
+    fork(|| {
+        held = None;
+        let own = [loads[0].hold(), adopted.hold()];
+        drop(own);
+        // The thread, whose lock it may have, is not here.
+        let error = balancing.last().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(!format!("{balancing:?}").is_empty());
+    });
+    assert_eq!((loads[0].get(), loads[1].get()), (1, 2));
+    drop(held);
+    assert_eq!((loads[0].get(), loads[1].get()), (0, 0));
 }
 
 fn memory(length: u64, seals: libc::c_int) -> OwnedFd {

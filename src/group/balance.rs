@@ -15,10 +15,6 @@ use crate::steering::{Policy, Seen, Spread, Steering, is_even};
 use crate::sys::{self, Kind, OwnedFd, Page, Weak};
 use crate::trace::Event;
 
-/// How much of a UDP socket's queue counts as one datagram: the kernel takes at least 768 bytes for the
-/// smallest, and gives memory back in portions.
-const DATAGRAM: u32 = 4096;
-
 /// What a step has done.
 #[derive(Debug, Default)]
 pub(super) struct Stepped {
@@ -82,6 +78,7 @@ impl State {
 
     /// What the worker of a member publishes.
     pub(super) fn load(&mut self, number: usize) -> Result<Load, Error> {
+        sys::fork::prepare();
         let own = self.table.numbered(number);
         match own.map(|entry| (entry.id, entry.socket.load.clone())) {
             Some((_, Some(cell))) => Ok(Load(cell)),
@@ -233,20 +230,27 @@ impl State {
         if !is_even(after.iter().copied()) && !is_known {
             self.loads = loads;
             policy.stir();
+            // All get the same then, and not what another process has told.
+            if self.told != Told::Other {
+                self.program_strictly()?;
+            }
             return Err(self.disordered());
         }
         // Of UDP the hash is replaced by slots, which move no flow later but those of a member whose share
         // changes.
         let is_other = self.told != Told::Other;
-        let attached = is_other || before != after || is_first && self.kind == Kind::Udp;
-        if attached {
-            self.program_strictly().inspect_err(|_| {
-                self.loads = loads;
-                policy.stir();
-            })?;
-            // Where no member was left there was nothing to tell.
-            self.told = Told::Other;
+        let begins = is_first && self.kind == Kind::Udp && !after.is_empty();
+        if !is_other && before == after && !begins {
+            return Ok(done(false, false));
         }
+        self.told = Told::Perhaps;
+        self.program_strictly().inspect_err(|_| {
+            self.loads = loads;
+            policy.stir();
+        })?;
+        let attached = self.told == Told::Other;
+        // Where no member was left there was nothing to tell.
+        self.told = Told::Other;
         Ok(done(attached, false))
     }
 
@@ -254,14 +258,10 @@ impl State {
     fn seen(&self, queues: &HashMap<u64, u32>, by_ebpf: bool) -> impl Iterator<Item = Seen<Id>> {
         self.serving().map(move |entry| {
             let queue = entry.socket.inode.and_then(|inode| queues.get(&inode));
-            let in_units = |bytes: u32| match self.kind {
-                Kind::Tcp => bytes,
-                Kind::Udp => bytes.div_ceil(DATAGRAM),
-            };
             let cell = &entry.socket.load;
             Seen {
                 key: entry.id,
-                queue: queue.map(|queue| in_units(*queue)),
+                queue: queue.copied(),
                 load: match by_ebpf {
                     true => 0,
                     false => cell.as_deref().map_or(0, Cell::load),

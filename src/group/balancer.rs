@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,11 +14,15 @@ use super::socket::Socket;
 use super::table::Id;
 use crate::error::Error;
 use crate::steering::Policy;
-use crate::sys;
+use crate::sys::{self, Kind};
 use crate::trace;
 
 /// How long a member may leave connections waiting, and accept none, before it is stuck.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How much of a UDP socket's queue counts as one datagram: the kernel takes at least 768 bytes for the
+/// smallest.
+const DATAGRAM: u32 = 4096;
 
 /// Sees to the load of a group's members: who is busy gets less of what is new, and who is stuck nothing.
 ///
@@ -72,6 +77,7 @@ pub struct Balancer {
     engine: Engine,
     start: Instant,
     attaches: u64,
+    addr: SocketAddr,
     /// A child that was forked has a copy of this, and must not use it.
     process: u32,
 }
@@ -118,7 +124,7 @@ pub enum Engine {
     /// that it does not wait. It is for TCP, steered by the hash or by weights, with 2 to 1,024 members. While
     /// members leave, or another process takes over or has sockets in the group, a classic program stands in.
     /// Where the system refuses the program at first, or refuses a member three steps in a row, the group keeps the
-    /// classic one.
+    /// classic one; that the process has no descriptor left, or the system no memory, is tried again at each step.
     Ebpf,
 }
 
@@ -160,6 +166,10 @@ impl Balancer {
             let state = shared.state();
             (state.addr(), state.kind())
         };
+        let unit = match kind {
+            Kind::Tcp => 1,
+            Kind::Udp => DATAGRAM,
+        };
         let queues = sys::Queues::open(kind, addr);
         let queues = match queues {
             Ok(queues) => queues,
@@ -175,10 +185,11 @@ impl Balancer {
             queues,
             members: Vec::new(),
             waiting: HashMap::new(),
-            policy: Policy::new(PATIENCE),
+            policy: Policy::new(PATIENCE, unit),
             engine: Engine::Ebpf,
             start: Instant::now(),
             attaches: 0,
+            addr,
             process: std::process::id(),
         })
     }
@@ -268,10 +279,7 @@ impl Balancer {
 
     pub(super) fn try_step(&mut self) -> Result<Balance, Error> {
         if self.process != std::process::id() {
-            let addr = self.shared.state().addr();
-            let what = format!("cannot balance the group on {addr}");
-            let why = "this process was forked from the one that does";
-            return Err(Error::invalid(what, why).at(addr));
+            return Err(forked(self.addr));
         }
         // Before another process decides, and after, there is nothing to see.
         let decides = self.shared.state().watch(&mut self.members);
@@ -307,6 +315,12 @@ impl Balancer {
         let by_ebpf = self.engine == Engine::Ebpf;
         state.balance(&mut self.policy, now, waiting, are_all, by_ebpf)
     }
+}
+
+/// Why a child that was forked does not balance.
+pub(super) fn forked(addr: SocketAddr) -> Error {
+    let what = format!("cannot balance the group on {addr}");
+    Error::invalid(what, "this process was forked from the one that does").at(addr)
 }
 
 fn unseen(shared: &Shared, error: io::Error) -> Error {

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::balancer::{Balance, Balancer};
+use super::balancer::{Balance, Balancer, forked};
 use crate::error::Error;
 use crate::sys;
 use crate::trace;
@@ -32,6 +33,7 @@ use crate::trace;
 pub struct Balancing {
     control: Arc<Control>,
     thread: Option<JoinHandle<()>>,
+    addr: SocketAddr,
     process: u32,
 }
 
@@ -91,6 +93,7 @@ impl Balancer {
         Ok(Balancing {
             control,
             thread: Some(thread),
+            addr,
             process: std::process::id(),
         })
     }
@@ -146,7 +149,12 @@ impl Balancing {
     /// # Errors
     ///
     /// Why the last step has failed: see [`Balancer::step`]. The thread goes on.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) in a child that was forked, which has no such thread.
     pub fn last(&self) -> Result<Balance, Error> {
+        // There the lock may be that of a thread which is not there.
+        if self.process != std::process::id() {
+            return Err(forked(self.addr));
+        }
         self.control.state().last.clone()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::sys::slot::Slot;
-use crate::sys::{Board, OwnedFd, Page};
+use crate::sys::{self, Board, OwnedFd, Page};
 
 #[derive(Debug)]
 pub(super) struct Cell(Place);
@@ -65,6 +65,15 @@ impl Cell {
             Place::Own(slot) => slot,
             Place::Seen(seat) => seat.slot(),
             Place::Lent(Lent { page, .. }, _) | Place::Adopted(page) => page.slot(),
+        }
+    }
+
+    /// One less is held, if it was held in that era and by this process.
+    pub(super) fn release(&self, era: u32, age: u32) {
+        // This memory was copied when the process was forked, and the others were not.
+        let is_copied = matches!(self.0, Place::Own(_));
+        if is_copied || age == sys::fork::age() {
+            self.slot().release(era);
         }
     }
 

@@ -56,6 +56,8 @@ pub struct Load(pub(super) Arc<Cell>);
 
 /// A connection that a worker holds: its member's load is one less when this is dropped.
 ///
+/// A child that was forked has a copy, and dropping that takes nothing from what its parent holds.
+///
 /// ```
 /// # #[cfg(target_os = "linux")] {
 /// use reuseport::Options;
@@ -74,6 +76,8 @@ pub struct Load(pub(super) Arc<Cell>);
 pub struct Held {
     cell: Arc<Cell>,
     era: u32,
+    /// Of the process that holds it: a child that is forked meanwhile has a copy.
+    age: u32,
 }
 
 impl<S: Socket> Roster<S> {
@@ -188,6 +192,7 @@ impl Load {
             Error::system(what, error)
         });
         let page = page.inspect_err(trace::refused)?;
+        sys::fork::prepare();
         Ok(Self(Arc::new(Cell::adopt(page))))
     }
 
@@ -229,6 +234,7 @@ impl Load {
     pub fn hold(&self) -> Held {
         Held {
             era: self.0.slot().hold(),
+            age: sys::fork::age(),
             cell: Arc::clone(&self.0),
         }
     }
@@ -252,6 +258,6 @@ impl Load {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.cell.slot().release(self.era);
+        self.cell.release(self.era, self.age);
     }
 }

@@ -126,6 +126,10 @@ impl<S: Socket> Group<S> {
     /// Their order becomes the members' [numbers](Member::number). They are put into blocking mode,
     /// which acts on everybody who has the same socket, and are no longer inherited by children.
     ///
+    /// The kernel goes on choosing among them as it was told before, also by weights that a
+    /// [`Balancer`](crate::Balancer) of a process which has died gave them, until this process tells it otherwise:
+    /// [`steer`](Self::steer) does, and the first step of a `Balancer`.
+    ///
     /// ```
     /// # #[cfg(feature = "std")] {
     /// use reuseport::{Group, ReusePort, Std};
@@ -200,7 +204,9 @@ impl<S: Socket> Group<S> {
             Some(addr) => {
                 let options = members.first().map(Options::like).transpose()?;
                 let options = options.unwrap_or_default();
-                Ok(Self::new(addr, members, Spread::Kernel, false, options))
+                let group = Self::new(addr, members, Spread::Kernel, false, options);
+                group.roster.shared().state().told = seating::Told::Perhaps;
+                Ok(group)
             }
             None => Err(Error::invalid(
                 "cannot adopt a group",

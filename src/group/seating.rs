@@ -32,7 +32,7 @@ pub(super) enum Told {
     /// Another than this one, or none.
     Other,
     This,
-    /// This one, unless another process has told it something else since.
+    /// Either, or what another process has told it.
     Perhaps,
 }
 
@@ -54,18 +54,24 @@ impl State {
     /// Where the worker of a member publishes its load: in memory that the program sees, if it can be, or in that
     /// which another process has too.
     pub(super) fn new_cell(&mut self, lent: Option<Lent>) -> Arc<Cell> {
-        if let Boarding::Untried = self.boarding {
-            self.boarding = match self.can_be_seated() {
-                true => Board::open().map_or(Boarding::Refused, |board| {
-                    Boarding::Open(Seating::new(board))
-                }),
-                false => Boarding::Refused,
-            };
-        }
+        self.try_boarding();
         match &mut self.boarding {
             Boarding::Open(seating) => seating.cell(lent),
             Boarding::Untried | Boarding::Refused => Arc::new(Cell::new(lent, None)),
         }
+    }
+
+    /// Loads the program if that was not tried, or there was no room for it.
+    fn try_boarding(&mut self) {
+        if !matches!(self.boarding, Boarding::Untried) {
+            return;
+        }
+        let board = self.can_be_seated().then(Board::open);
+        self.boarding = match board {
+            Some(Ok(board)) => Boarding::Open(Seating::new(board)),
+            Some(Err(error)) if sys::resource_reason(&error).is_some() => Boarding::Untried,
+            Some(Err(_)) | None => Boarding::Refused,
+        };
     }
 
     fn can_be_seated(&self) -> bool {
@@ -78,8 +84,11 @@ impl State {
         let is_plain = matches!(self.steering, Steering::Hash | Steering::Weights(_));
         let is_calm = self.stage == Stage::Ours && !self.wary && !self.is_stopping;
         let serves = self.table.iter().all(|entry| entry.role == Role::Serves);
-        let is_refused = matches!(self.boarding, Boarding::Refused);
-        if is_refused || !is_plain || !is_calm || !serves || self.table.len() < 2 {
+        if !is_plain || !is_calm || !serves || self.table.len() < 2 {
+            return false;
+        }
+        self.try_boarding();
+        if !matches!(self.boarding, Boarding::Open(_)) {
             return false;
         }
         let without = |entry: &&Entry<Sock>| entry.socket.load.is_none();
@@ -90,8 +99,7 @@ impl State {
             self.set_cell(id, &cell);
         }
         let mut all = self.table.iter();
-        matches!(self.boarding, Boarding::Open(_))
-            && all.all(|entry| place(&entry.socket).is_some())
+        all.all(|entry| place(&entry.socket).is_some())
     }
 
     /// Just before the queues are read.
@@ -124,7 +132,10 @@ impl State {
     /// Has the program choose by these shares; whether it was attached for that.
     pub(super) fn seat(&mut self, shares: &BTreeMap<Id, u32>) -> Result<bool, Error> {
         let seated = self.try_seat(shares);
-        if let (Err(_), Boarding::Open(seating)) = (&seated, &mut self.boarding) {
+        // What the process or the system has no room for may be had later.
+        let is_for_want = |error: &Error| sys::resource_reason(error.io_error()).is_some();
+        let is_refused = seated.as_ref().is_err_and(|error| !is_for_want(error));
+        if let (true, Boarding::Open(seating)) = (is_refused, &mut self.boarding) {
             seating.refusals += 1;
             if seating.refusals == TRIES {
                 self.boarding = Boarding::Refused;

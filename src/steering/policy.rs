@@ -45,7 +45,7 @@ const NOISE: u32 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen<K> {
     pub(crate) key: K,
-    /// What waits in its queue; none where that is not known now.
+    /// What waits in its queue, in connections or bytes; none where that is not known now.
     pub(crate) queue: Option<u32>,
     /// In connections.
     pub(crate) load: usize,
@@ -58,6 +58,8 @@ pub(crate) struct Seen<K> {
 /// What is remembered of a member between two steps.
 #[derive(Clone, Copy, Debug)]
 struct Known {
+    /// What waited, and how many units that is.
+    waits: u32,
     queue: u32,
     taken: u32,
     /// Since when, and for how many steps, something has waited and nothing was seen to be accepted.
@@ -86,15 +88,18 @@ pub(crate) struct Policy<K> {
     arrivals: f64,
     /// What was seen at the last step, if nothing waited and all that goes by steps was over.
     rest: Vec<Seen<K>>,
+    /// So much of what waits counts as one connection, or a part of it.
+    unit: u32,
     pub(crate) patience: Duration,
 }
 
 impl<K: Copy + Ord> Policy<K> {
-    pub(crate) fn new(patience: Duration) -> Self {
+    pub(crate) fn new(patience: Duration, unit: u32) -> Self {
         Self {
             known: BTreeMap::new(),
             arrivals: 0.0,
             rest: Vec::new(),
+            unit: unit.max(1),
             patience,
         }
     }
@@ -164,8 +169,11 @@ impl<K: Copy + Ord> Policy<K> {
         for seen in seen {
             let known = before.remove(&seen.key);
             let is_known = known.is_some();
+            let waits = seen.queue.unwrap_or(known.map_or(0, |known| known.waits));
+            let queue = waits.div_ceil(self.unit);
             let mut known = known.unwrap_or(Known {
-                queue: seen.queue.unwrap_or(0),
+                waits,
+                queue,
                 taken: seen.taken,
                 since: now,
                 steps: 0,
@@ -173,12 +181,11 @@ impl<K: Copy + Ord> Policy<K> {
                 age,
                 below: None,
             });
-            let queue = seen.queue.unwrap_or(known.queue);
             let taken = seen.taken.wrapping_sub(known.taken);
             let come = f64::from(taken) + f64::from(queue) - f64::from(known.queue);
             arrived.push((come.max(0.0), f64::from(seen.weight.max(1))));
-            let accepts = taken > 0 || queue < known.queue || queue == 0;
-            if accepts || known.queue == 0 || !is_known {
+            let accepts = taken > 0 || waits < known.waits || waits == 0;
+            if accepts || known.waits == 0 || !is_known {
                 (known.since, known.steps) = (now, 0);
             } else {
                 known.steps = known.steps.saturating_add(1);
@@ -191,7 +198,7 @@ impl<K: Copy + Ord> Policy<K> {
                 known.is_stuck = true;
                 stuck.push((seen.key, queue));
             }
-            (known.queue, known.taken) = (queue, seen.taken);
+            (known.waits, known.queue, known.taken) = (waits, queue, seen.taken);
             known.age = known.age.saturating_add(1);
             self.known.insert(seen.key, known);
         }

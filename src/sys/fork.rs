@@ -1,12 +1,15 @@
 //! Keeps fork(2) from copying this process while a thread of the crate is in the middle of its work: the
-//! child has no such thread, and would have its locks for ever.
+//! child has no such thread, and would have its locks for ever. And it tells a child that it is one.
 
 cfg_if::cfg_if! {
     if #[cfg(target_os = "linux")] {
         use std::cell::{Cell, RefCell};
+        use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
         use std::sync::{Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
         static WORK: RwLock<()> = RwLock::new(());
+
+        static AGE: AtomicU32 = AtomicU32::new(0);
 
         thread_local! {
             /// Whether this thread works, so that what it forks itself waits for nothing.
@@ -19,13 +22,19 @@ cfg_if::cfg_if! {
         #[derive(Debug)]
         pub(crate) struct Work(#[expect(dead_code, reason = "it is held")] RwLockReadGuard<'static, ()>);
 
-        /// To be called before a thread of the crate is started.
+        /// How often this process's ancestors were forked, each from the one before; no system call. Only those count
+        /// that were forked after [`prepare`].
+        pub(crate) fn age() -> u32 {
+            AGE.load(Relaxed)
+        }
+
+        /// To be called before a thread of the crate is started, and before [`age`].
         pub(crate) fn prepare() {
             static ONCE: Once = Once::new();
             ONCE.call_once(|| {
                 // SAFETY: the handlers are functions of this program, which take nothing and do not unwind.
                 // Refused only without memory: then a fork can meet a lock, as without this.
-                unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+                unsafe { libc::pthread_atfork(Some(before), Some(after), Some(in_child)) };
             });
         }
 
@@ -54,6 +63,11 @@ cfg_if::cfg_if! {
             let guard = FORKS.try_with(RefCell::take);
             drop(guard);
         }
+
+        extern "C" fn in_child() {
+            AGE.fetch_add(1, Relaxed);
+            after();
+        }
     } else {
         /// A thread of the crate works as long as this is there.
         #[derive(Debug)]
@@ -65,6 +79,11 @@ cfg_if::cfg_if! {
         }
 
         pub(crate) fn prepare() {}
+
+        /// No memory of loads is shared here.
+        pub(crate) fn age() -> u32 {
+            0
+        }
 
         pub(crate) fn work() -> Work {
             Work(())

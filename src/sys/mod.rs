@@ -47,7 +47,8 @@
 //!   alone.
 //! - `explain(&io::Error, &SocketAddr, Option<&str>) -> Option<String>` and
 //!   `explain_socket(&io::Error, &SocketAddr) -> Option<String>`: the same of other errors.
-//! - `fork::prepare()` and `fork::work() -> Work`: no thread forks while this is there.
+//! - `fork::prepare()` and `fork::work() -> Work`: no thread forks while this is there. `fork::age() -> u32`: another
+//!   one in a child.
 //! - `interface(BorrowedFd) -> Option<u32>`: the number of the device that a socket is restricted to.
 //! - `Likeness`: what a socket was opened with, for another like it.
 //! - `namespace(BorrowedFd) -> Option<u64>`: the number of the network namespace of a socket.

@@ -37,7 +37,7 @@ impl Slot {
 
     /// One less, unless it was cleared since.
     pub(crate) fn release(&self, era: u32) {
-        // A child that was forked may drop what its parent holds.
+        // Another process that has this memory may write anything.
         let less = |held| (held & !COUNT == era && held & COUNT > 0).then(|| held - 1);
         let _ = self.held.fetch_update(Relaxed, Relaxed, less);
     }

@@ -15,7 +15,7 @@ fn seen(key: usize, queue: u32, load: usize) -> Seen<usize> {
 }
 
 fn policy() -> Policy<usize> {
-    Policy::new(Duration::from_millis(100))
+    Policy::new(Duration::from_millis(100), 1)
 }
 
 /// What one step makes of members with these queues and loads.
@@ -160,6 +160,31 @@ fn who_does_not_accept_is_stuck_and_gets_nothing_until_it_accepts() {
     assert_eq!((decision.back, decision.shares[&1] > 0), (vec![1], true));
     let decision = step(0);
     assert_eq!((decision.back, decision.shares[&1]), (vec![], EVEN));
+}
+
+/// Less than one unit was taken.
+#[test]
+fn who_takes_a_part_of_a_unit_accepts() {
+    for (by, is_stuck) in [(1, false), (0, true)] {
+        let mut policy = Policy::new(Duration::from_millis(100), 4096);
+        let mut stuck = 0;
+        for number in 0..100 {
+            let bytes = 40_000 - number * by;
+            let decision = policy.step(STEP * number, &[seen(0, 0, 0), seen(1, bytes, 0)]);
+            stuck += decision.stuck.len();
+        }
+        assert_eq!(stuck > 0, is_stuck);
+    }
+}
+
+#[test]
+fn a_unit_counts_as_one_connection() {
+    let shares = |unit, queue| {
+        let mut policy = Policy::new(Duration::from_millis(100), unit);
+        shares(policy.step(Duration::ZERO, &[seen(0, 0, 0), seen(1, queue, 0)]))
+    };
+    assert_eq!(shares(1, 5), shares(4096, 5 * 4096));
+    assert_eq!(shares(1, 5), shares(4096, 4 * 4096 + 1));
 }
 
 #[test]

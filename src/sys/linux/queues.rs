@@ -81,7 +81,9 @@ impl Queues {
             missing.remove(&inode);
             each(inode, waiting);
         })?;
-        self.saw_all = missing.is_empty().then(Instant::now);
+        // An owner may have cloned a member and closed the original, whose number may stand for another listener.
+        let are_open = || members.iter().all(Weak::is_open);
+        self.saw_all = (missing.is_empty() && are_open()).then(Instant::now);
         Ok(true)
     }
 
@@ -252,5 +254,29 @@ mod tests {
         assert_eq!(done, listeners[2].as_raw_fd());
         assert_eq!(read(&members), (true, vec![0]));
         drop(clients);
+    }
+
+    #[test]
+    fn a_number_that_stands_for_another_listener_is_not_believed_for_long() {
+        let [listener, other] = [0, 1].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let addr = listener.local_addr().unwrap();
+        let member = [Weak::new(listener.as_fd()).unwrap()];
+        let clone = listener.try_clone().unwrap();
+        let mut queues = Queues::open(Kind::Tcp, addr).unwrap();
+        let mut read = || {
+            let mut waits = 0;
+            let is_all = queues.read(&member, |_, n| waits += n).unwrap();
+            (is_all, waits)
+        };
+        assert_eq!([read(), read()], [(true, 0), (false, 0)]);
+        // SAFETY: both numbers are open, and the listener's owner closes what stands there then.
+        let done = unsafe { libc::dup2(other.as_raw_fd(), listener.as_raw_fd()) };
+        assert_eq!(done, listener.as_raw_fd());
+        let client = TcpStream::connect(addr).unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while (read(), read()) != ((true, 1), (true, 1)) {
+            assert!(Instant::now() < until, "{:?}", read());
+        }
+        drop((clone, client));
     }
 }
