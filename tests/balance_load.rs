@@ -1,5 +1,4 @@
-//! A balancer under load: nothing is lost, a worker that is stuck is steered around and taken back, and long
-//! connections are spread.
+//! A balancer under load: nothing is lost, and a worker that is stuck is steered around and taken back.
 
 #![cfg(target_os = "linux")]
 
@@ -7,19 +6,18 @@
 mod load;
 mod util;
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use load::Load;
 use reuseport::{Balancing, Engine, Member, Options, Roster, queue};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Pid, Signal, kill_process};
 use util::{PATIENCE, assert_drained, in_namespace, until};
 
 const PAUSE: Duration = Duration::from_millis(2);
@@ -203,48 +201,62 @@ fn a_generation_is_balanced_before_during_and_after_a_takeover() {
             let roster = group.roster();
             let balancing = balance(&roster, engine);
             let workers: Vec<_> = group.into_iter().map(Worker::start).collect();
-            let running = clients(addr, 12_000, 3_000).start();
+            let running = clients(addr, 15_000, 3_000).start();
             let go_on = |n: usize| {
                 let before = running.started();
                 until(|| (running.started() >= before + n).then_some(()));
             };
-            // The kernel is told of a load that changes.
-            let is_balanced = |roster: &Roster<TcpListener>, balancing: &Balancing| {
-                for load in [1_000_000, 0] {
-                    let attaches = balancing.last().unwrap().attaches;
-                    roster.load(2).unwrap().set(load);
-                    let is_told = || {
-                        let last = balancing.last().unwrap();
-                        // One program sees all loads.
-                        last.attaches > attaches || last.engine == Engine::Ebpf
-                    };
-                    until(|| is_told().then_some(()));
-                    go_on(100);
-                }
-                assert!(balancing.last().unwrap().decides);
-            };
-            is_balanced(&roster, &balancing);
+            // The kernel is told of a load, by which a member gets less, and of its end.
+            let is_balanced =
+                |roster: &Roster<TcpListener>, balancing: &Balancing, workers: &[Worker]| {
+                    for (load, few) in [(1_000_000, true), (0, false)] {
+                        let before = balancing.last().unwrap();
+                        roster.load(2).unwrap().set(load);
+                        let is_told = || {
+                            let last = balancing.last().unwrap();
+                            // One program sees all loads.
+                            last.attaches > before.attaches || last.engine == Engine::Ebpf
+                        };
+                        until(|| is_told().then_some(()));
+                        // What came before.
+                        go_on(50);
+                        let before = workers[2].served();
+                        go_on(400);
+                        let got = workers[2].served() - before;
+                        // Of which a quarter is its part.
+                        assert_eq!(got < 50, few, "{got}");
+                    }
+                    let last = balancing.last().unwrap();
+                    assert!(last.decides);
+                    last.engine
+                };
+            let alone = is_balanced(&roster, &balancing, &workers);
             let (group, new) = Options::new().generation(addr, 4).unwrap();
             let next = group.roster();
             let next_balancing = balance(&next, engine);
             let next_workers: Vec<_> = group.into_iter().map(Worker::start).collect();
             // Lent: the old one goes on, and the new one does nothing yet.
             assert!(!next_balancing.last().unwrap().decides);
-            is_balanced(&roster, &balancing);
+            let beside = is_balanced(&roster, &balancing, &workers);
+            assert_eq!(beside, Engine::Classic);
             assert_eq!(next_workers.iter().map(Worker::served).sum::<usize>(), 0);
             assert_drained(new.take_over_blocking(PATIENCE));
             until(|| next_balancing.last().unwrap().decides.then_some(()));
             until(|| (!balancing.last().unwrap().decides).then_some(()));
             let attaches = balancing.last().unwrap().attaches;
-            is_balanced(&next, &next_balancing);
+            // The old one has its listeners open.
+            let beside = is_balanced(&next, &next_balancing, &next_workers);
+            assert_eq!(beside, Engine::Classic);
             assert_eq!(balancing.last().unwrap().attaches, attaches);
             // Also when the old process drops what is of no use to it any more.
             drop(balancing);
-            go_on(300);
+            let served: usize = workers.into_iter().map(Worker::end).sum();
+            until(|| (next_balancing.last().unwrap().engine == alone).then_some(()));
+            is_balanced(&next, &next_balancing, &next_workers);
             let outcomes = running.join();
             assert_eq!(outcomes.lost(), 0, "{outcomes}");
-            let all = workers.into_iter().chain(next_workers);
-            assert_eq!(all.map(Worker::end).sum::<usize>(), outcomes.answered);
+            let rest: usize = next_workers.into_iter().map(Worker::end).sum();
+            assert_eq!(served + rest, outcomes.answered);
         });
     }
 }
@@ -325,91 +337,4 @@ fn a_process_that_is_stopped_costs_what_is_in_its_queue_and_is_taken_back() {
             .into_iter()
             .for_each(|worker| assert!(worker.end() > 0));
     }
-}
-
-/// Long connections, each with a life of its own length.
-fn spread(connections: usize, is_balanced: bool) -> f64 {
-    type Lives = Mutex<HashMap<SocketAddr, (TcpStream, Option<reuseport::Held>, usize)>>;
-    const WORKERS: usize = 8;
-    let group = Options::new().group("127.0.0.1:0", WORKERS).unwrap();
-    let (addr, roster) = (group.local_addr(), group.roster());
-    // A step after so many connections: how the clock and the threads go does not matter.
-    let never = Duration::from_secs(3600);
-    let mut balancer = is_balanced.then(|| roster.balance().unwrap().patience(never));
-    let lives: Arc<Lives> = Arc::default();
-    let ends = Arc::new(AtomicBool::new(false));
-    let workers: Vec<_> = group
-        .into_iter()
-        .map(|member| {
-            let load = roster.load(member.number()).unwrap();
-            let (number, listener) = (member.number(), member.into_std());
-            listener.set_nonblocking(true).unwrap();
-            let (lives, ends) = (lives.clone(), ends.clone());
-            thread::spawn(move || {
-                while !ends.load(SeqCst) {
-                    match listener.accept() {
-                        Ok((stream, from)) => {
-                            let held = is_balanced.then(|| load.hold());
-                            lives.lock().unwrap().insert(from, (stream, held, number));
-                        }
-                        Err(_) => wait(&listener),
-                    }
-                }
-            })
-        })
-        .collect();
-    // A client closes at once, so that a connection needs one descriptor; the server holds it on.
-    let mut open: Vec<SocketAddr> = Vec::new();
-    // The same numbers each time.
-    let mut number = 1u64;
-    let mut chance = |n: usize| {
-        number = number
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (number >> 33) as usize % n
-    };
-    for begun in 0..2 * connections {
-        open.push(TcpStream::connect(addr).unwrap().local_addr().unwrap());
-        if begun >= connections {
-            let ends = open.swap_remove(chance(open.len()));
-            drop(until(|| lives.lock().unwrap().remove(&ends)));
-        }
-        if begun % 16 == 0 {
-            until(|| (lives.lock().unwrap().len() == open.len()).then_some(()));
-            balancer.as_mut().map(|balancer| balancer.step().unwrap());
-        }
-    }
-    until(|| (lives.lock().unwrap().len() == open.len()).then_some(()));
-    let mut counts = [0; WORKERS];
-    for (_, _, number) in lives.lock().unwrap().values() {
-        counts[*number] += 1;
-    }
-    ends.store(true, SeqCst);
-    workers
-        .into_iter()
-        .for_each(|worker| worker.join().unwrap());
-    let fullest = *counts.iter().max().unwrap();
-    let ratio = (fullest * WORKERS) as f64 / open.len() as f64;
-    println!("measured: {counts:?}, the fullest {ratio:.3} of the mean, balanced: {is_balanced}");
-    ratio
-}
-
-#[test]
-fn long_connections_are_spread() {
-    const CONNECTIONS: usize = 10_000;
-    let limit = getrlimit(Resource::Nofile);
-    let all = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
-    let needed = CONNECTIONS as u64 + 1_000;
-    if limit.maximum.is_some_and(|most| most < needed) || setrlimit(Resource::Nofile, all).is_err()
-    {
-        return util::skip("10,000 long connections (RLIMIT_NOFILE is too low)");
-    }
-    in_namespace("10,000 long connections", || {
-        spread(CONNECTIONS, false);
-        let ratio = spread(CONNECTIONS, true);
-        assert!(ratio <= 1.05, "{ratio}");
-    });
 }

@@ -117,6 +117,30 @@ fn another_namespace_has_other_queues() {
     });
 }
 
+/// The kernel has the places of before, and is told by the next step though no load has changed.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[test]
+fn what_the_kernel_was_not_told_is_told_by_the_next_step() {
+    let mut open = Open::<TcpListener>::new(&Options::new(), HERE, 3);
+    let mut balancer = classic(&open.roster);
+    open.roster.load(0).unwrap().set(1_000_000);
+    assert_eq!(balancer.step().unwrap().attaches, 1);
+    // The last one stands in its place from here on.
+    open.drop_plainly(0);
+    let refused = std::thread::scope(|scope| {
+        let step = || {
+            util::answer_option(libc::SO_ATTACH_REUSEPORT_CBPF, libc::ENOMEM);
+            util::answer_option(libc::SO_DETACH_REUSEPORT_BPF, libc::ENOMEM);
+            until(|| balancer.step().err())
+        };
+        scope.spawn(step).join().unwrap()
+    });
+    assert_eq!(refused.io_error().raw_os_error(), Some(libc::ENOMEM));
+    until(|| (balancer.step().unwrap().attaches == 2).then_some(()));
+    let got = open.counts(100, &[]);
+    assert!(got[1] > 20 && got[2] > 20, "{got:?}");
+}
+
 #[test]
 fn it_needs_no_privilege() {
     as_user(1234, "balancing without a privilege", || {
