@@ -35,8 +35,10 @@ const DATAGRAM: u32 = 4096;
 ///
 /// - The choice is by chance, with weights, among all that are able: what is seen is one step old, and the
 ///   emptiest member must not get everything.
-/// - A member is *stuck* when connections have waited in its queue for 100 ms and it accepted none
-///   ([`patience`](Self::patience)). It gets nothing new until it accepts again, unless all are stuck.
+/// - A member is *stuck* when connections have waited in its queue for 100 ms ([`patience`](Self::patience)) and it
+///   was not seen to accept one: its worker has [held](crate::Load::hold) none, and at no step was its queue shorter
+///   than at the step before. So a worker that publishes nothing, and to which more comes all the time than it
+///   accepts, counts as stuck too. It gets nothing new until it is seen to accept, unless all are stuck.
 ///   Both are told as events, with the feature `tracing`, and [`Balance::stuck`] has them.
 /// - A member that [joins](Roster::join) gets little at first, and all that it is due 64 steps later.
 /// - [`Steering`](crate::Steering) still holds: among members that are equally loaded each gets its weight, and
@@ -131,7 +133,8 @@ pub enum Engine {
 impl<S: Socket> Roster<S> {
     /// Begins to see to the load of the members: see [`Balancer`].
     ///
-    /// Nothing changes before its first step.
+    /// The kernel chooses as before until its first step, or until a member joins or leaves. As long as the `Balancer`
+    /// is there, [`steer`](Self::steer) refuses what it could not balance.
     ///
     /// ```
     /// # #[cfg(target_os = "linux")] {
