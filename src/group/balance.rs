@@ -266,6 +266,10 @@ impl State {
                     true => 0,
                     false => cell.as_deref().map_or(0, Cell::load),
                 },
+                held: match by_ebpf {
+                    true => 0,
+                    false => cell.as_deref().map_or(0, Cell::held),
+                },
                 taken: cell.as_deref().map_or(0, Cell::taken),
                 weight: self.steering.weight(entry.number),
             }

@@ -40,6 +40,9 @@ const DATAGRAM: u32 = 4096;
 ///   than at the step before. So a worker that publishes nothing, and to which more comes all the time than it
 ///   accepts, counts as stuck too. It gets nothing new until it is seen to accept, unless all are stuck.
 ///   Both are told as events, with the feature `tracing`, and [`Balance::stuck`] has them.
+/// - Where workers [hold](crate::Load::hold) their connections, one that takes several times as long for each as most
+///   do gets that many times less, also while it is idle. What it holds all the time, as connections that are
+///   open for hours, does not count for that.
 /// - A member that [joins](Roster::join) gets little at first, and all that it is due 64 steps later.
 /// - [`Steering`](crate::Steering) still holds: among members that are equally loaded each gets its weight, and
 ///   under `Cpu` a connection goes to a member of its processor unless that is stuck.

@@ -120,6 +120,11 @@ impl Cell {
         slot.set.load(Relaxed).saturating_add(slot.held() as usize)
     }
 
+    /// How many connections are held.
+    pub(super) fn held(&self) -> u32 {
+        self.slot().held()
+    }
+
     /// A number that changes whenever a connection is held.
     pub(super) fn taken(&self) -> u32 {
         self.slot().taken.load(Relaxed)

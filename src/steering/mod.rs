@@ -1,4 +1,5 @@
 mod bpf;
+mod pace;
 mod policy;
 mod slots;
 mod spread;

@@ -5,10 +5,13 @@
 //! what fills all of them to one level by the next step (Dahlin, "Interpreting Stale Load Information",
 //! 1999), no member more than twice what it would get among equals, and each a little. What waits in a
 //! member's queue is not served at all, and so counts besides: by how much it is, and by how many steps it has
-//! waited without one being accepted, each by its square.
+//! waited without one being accepted, each by its square. Where workers publish what they hold, one that takes
+//! longer for a connection than is usual gets less, and one that is at the same connections for long, as if they waited.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+use super::pace::Pace;
 
 /// The share of a member that is as loaded as the least loaded one.
 pub(crate) const EVEN: u32 = 1 << 12;
@@ -38,6 +41,12 @@ const BELIEVED: f64 = 8.0;
 /// So many connections from one step to the next are believed in any case.
 const BURST: f64 = 64.0;
 
+/// Up to so many times as long as is usual is no reason to give a member less.
+const USUAL: f64 = 1.5;
+
+/// No member is taken to be slower than so many times.
+const SLOWEST: f64 = 16.0;
+
 /// Differences of queues up to this are those of any moment.
 const NOISE: u32 = 1;
 
@@ -49,6 +58,8 @@ pub(crate) struct Seen<K> {
     pub(crate) queue: Option<u32>,
     /// In connections.
     pub(crate) load: usize,
+    /// How many of these it holds, where it publishes that.
+    pub(crate) held: u32,
     /// A number that changes when it accepts, where it publishes that.
     pub(crate) taken: u32,
     /// What it is to get among equals, beside the others.
@@ -62,6 +73,7 @@ struct Known {
     waits: u32,
     queue: u32,
     taken: u32,
+    pace: Pace,
     /// Since when, and for how many steps, something has waited and nothing was seen to be accepted.
     since: Duration,
     steps: u32,
@@ -127,7 +139,8 @@ impl<K: Copy + Ord> Policy<K> {
         // Up to one arrival for two members a step counts as none.
         let few = 2.0 * self.arrivals <= seen.len() as f64;
         let is_idle = |seen: &Seen<K>| seen.queue == Some(0);
-        let is_over = |known: &Known| !known.is_stuck && known.age > WARM;
+        let is_over =
+            |known: &Known| !known.is_stuck && known.age > WARM && known.pace.excess() == 0;
         self.rest.clear();
         if few && seen.iter().all(is_idle) && self.known.values().all(is_over) {
             self.rest.extend(seen);
@@ -175,6 +188,7 @@ impl<K: Copy + Ord> Policy<K> {
                 waits,
                 queue,
                 taken: seen.taken,
+                pace: Pace::default(),
                 since: now,
                 steps: 0,
                 is_stuck: false,
@@ -184,6 +198,7 @@ impl<K: Copy + Ord> Policy<K> {
             let taken = seen.taken.wrapping_sub(known.taken);
             let come = f64::from(taken) + f64::from(queue) - f64::from(known.queue);
             arrived.push((come.max(0.0), f64::from(seen.weight.max(1))));
+            known.pace.see(seen.held, taken);
             let accepts = taken > 0 || waits < known.waits || waits == 0;
             if accepts || known.waits == 0 || !is_known {
                 (known.since, known.steps) = (now, 0);
@@ -242,6 +257,7 @@ struct Member<K> {
     queue: u32,
     /// For how many steps what waits has waited.
     steps: u32,
+    pace: Pace,
     /// The most that it may get, beside what it would get among equals.
     most: f64,
     /// What it gets.
@@ -261,6 +277,7 @@ impl<K: Copy> Member<K> {
             load: seen.load as f64 + f64::from(known.queue.saturating_sub(noise)),
             queue: known.queue,
             steps: known.steps.min(LONG),
+            pace: known.pace,
             most: match known.age < WARM {
                 true => f64::from(known.age) / f64::from(WARM),
                 false => MOST,
@@ -285,6 +302,16 @@ fn believed(said: &[(f64, f64)], plain: f64) -> f64 {
 
 /// Gives each its part.
 fn fill<K>(members: &mut [Member<K>], arrivals: f64) {
+    let usual = usual(members);
+    for member in members.iter_mut() {
+        let times = member.pace.life() / usual;
+        if usual > 0.0 && times > USUAL {
+            let times = times.min(SLOWEST);
+            // What it has takes it as long as so many times that would take another.
+            member.load += (times - 1.0) * f64::from(member.pace.excess());
+            member.most /= times;
+        }
+    }
     // How full each is, as if all were alike, above the emptiest.
     let n = members.len() as f64;
     let height = |member: &Member<K>| member.load / (member.even * n);
@@ -317,9 +344,18 @@ fn fill<K>(members: &mut [Member<K>], arrivals: f64) {
     let shortest = members.iter().map(|member| member.queue).min().unwrap_or(0);
     for member in members {
         let longer = (member.queue - shortest).saturating_sub(NOISE);
-        let slower = 1.0 + f64::from(member.steps);
+        let still = f64::from(member.pace.still()) / usual.max(1.0);
+        let slower = 1.0 + f64::from(member.steps).max(still.min(f64::from(LONG)));
         member.part /= ((1.0 + f64::from(longer)) * slower).powi(2);
     }
+}
+
+/// How many steps a connection takes with most members.
+fn usual<K>(members: &[Member<K>]) -> f64 {
+    let mut lives: Vec<f64> = members.iter().map(|member| member.pace.life()).collect();
+    lives.sort_by(f64::total_cmp);
+    let median = lives.get(lives.len().saturating_sub(1) / 2);
+    median.copied().unwrap_or(0.0)
 }
 
 /// What is more than a member may get is spread over those that get less.

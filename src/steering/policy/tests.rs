@@ -9,6 +9,7 @@ fn seen(key: usize, queue: u32, load: usize) -> Seen<usize> {
         key,
         queue: Some(queue),
         load,
+        held: load.min(u32::MAX as usize) as u32,
         taken: 0,
         weight: 1,
     }
@@ -160,6 +161,58 @@ fn who_does_not_accept_is_stuck_and_gets_nothing_until_it_accepts() {
     assert_eq!((decision.back, decision.shares[&1] > 0), (vec![1], true));
     let decision = step(0);
     assert_eq!((decision.back, decision.shares[&1]), (vec![], EVEN));
+}
+
+/// Each connection takes so many steps with a member, and each has one at a time, with as many steps between them.
+fn after_a_while(takes: &[u32]) -> (Policy<usize>, Vec<u32>) {
+    let (mut policy, mut last) = (policy(), Vec::new());
+    let mut taken = vec![0; takes.len()];
+    for step in 0..=1200 {
+        let busy = |takes: u32| step % (2 * takes) < takes && step < 1200;
+        let begins = |takes: u32| step % (2 * takes) == 0;
+        let seen = takes.iter().enumerate().map(|(key, takes)| {
+            taken[key] += u32::from(busy(*takes) && begins(*takes));
+            Seen {
+                taken: taken[key],
+                ..seen(key, 0, busy(*takes).into())
+            }
+        });
+        last = shares(policy.step(STEP * step, &seen.collect::<Vec<_>>()));
+    }
+    (policy, last)
+}
+
+#[test]
+fn who_takes_longer_for_a_connection_gets_less_also_when_idle() {
+    let (_, shares) = after_a_while(&[6, 1, 1, 1]);
+    assert_eq!(shares[1..], [EVEN; 3]);
+    assert!((EVEN / 12..=EVEN / 3).contains(&shares[0]), "{shares:?}");
+    // Also of those that are far slower one gets something.
+    let (_, shares) = after_a_while(&[100, 1, 1, 1]);
+    assert!((1..=EVEN / 6).contains(&shares[0]), "{shares:?}");
+    // A little longer is by chance.
+    assert_eq!(after_a_while(&[4, 3, 3]).1, [EVEN; 3]);
+}
+
+#[test]
+fn who_is_at_a_connection_for_long_gets_less_with_each_step() {
+    let (mut policy, _) = after_a_while(&[2, 2]);
+    let mut last = EVEN + 1;
+    for step in 1..12 {
+        let busy = |key| Seen {
+            taken: 300,
+            ..seen(key, 0, 1)
+        };
+        // The other begins another at each step.
+        let other = Seen {
+            taken: 300 + step,
+            ..busy(1)
+        };
+        let shares = shares(policy.step(STEP * (1200 + step), &[busy(0), other]));
+        assert!(shares[0] <= last && shares[1] == EVEN, "{shares:?}");
+        last = shares[0];
+    }
+    assert!(last < EVEN / 16, "{last}");
 }
 
 /// Less than one unit was taken.
