@@ -380,4 +380,6 @@ fn bound<K>(members: &mut [Member<K>]) {
 }
 
 #[cfg(test)]
+mod queueing;
+#[cfg(test)]
 mod tests;
