@@ -57,6 +57,15 @@ impl Pace {
         self.excess / self.ended.max(FEW)
     }
 
+    /// How much of its excess will be there at the next step, as far as it can be told.
+    pub(super) fn stays(&self) -> f64 {
+        let all = f64::from(self.excess());
+        match self.still == 0 && self.ended >= FEW {
+            true => all * self.life().min(1.0),
+            false => all,
+        }
+    }
+
     /// For how many steps nothing has come of its excess.
     pub(super) fn still(&self) -> u32 {
         self.still

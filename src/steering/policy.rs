@@ -304,6 +304,8 @@ fn believed(said: &[(f64, f64)], plain: f64) -> f64 {
 fn fill<K>(members: &mut [Member<K>], arrivals: f64) {
     let usual = usual(members);
     for member in members.iter_mut() {
+        // What ends before the next step is no reason to go round it.
+        member.load += member.pace.stays() - f64::from(member.pace.excess());
         let times = member.pace.life() / usual;
         if usual > 0.0 && times > USUAL {
             let times = times.min(SLOWEST);

@@ -47,6 +47,14 @@ fn heavy_tailed(chance: &mut Chance, _: usize) -> f64 {
     (2.0 * MS / 6.0 * chance.next().powf(-1.0 / 1.2)).min(200.0 * MS)
 }
 
+/// How long each client waits for its answer, how many each worker has got, and in how many of the steps the shares
+/// changed.
+struct Balanced {
+    times: Vec<f64>,
+    got: Vec<u32>,
+    changes: f64,
+}
+
 /// Workers that serve one connection at a time.
 struct Servers {
     workers: usize,
@@ -96,13 +104,14 @@ impl Servers {
         (0..Self::CLIENTS).map(client).collect()
     }
 
-    /// The same with a queue for each worker, and what each worker has got.
-    fn balanced(&self, step: Duration) -> (Vec<f64>, Vec<u32>) {
+    /// The same with a queue for each worker.
+    fn balanced(&self, step: Duration) -> Balanced {
         let mut chance = Chance(7);
         let mut workers: Vec<Worker> = (0..self.workers).map(|_| Worker::default()).collect();
         let mut policy = Policy::new(Duration::from_millis(100), 1);
         let mut shares = vec![EVEN; self.workers];
         let mut times = Vec::new();
+        let (mut steps, mut changes) = (0, 0);
         let (mut next_step, mut next_client) = (0.0, 0.0);
         for _ in 0..Self::CLIENTS {
             next_client += chance.pause(1000.0 * MS / self.per_second);
@@ -123,8 +132,11 @@ impl Servers {
                 let seen: Vec<_> = seen.collect();
                 if !policy.rests(seen.iter().copied()) {
                     let now = Duration::from_micros(next_step as u64);
+                    let before = shares;
                     shares = policy.step(now, &seen).shares.into_values().collect();
+                    changes += u32::from(before != shares);
                 }
+                steps += 1;
                 next_step += step.as_micros() as f64;
             }
             self.serve(&mut workers, next_client, &mut chance, &mut times);
@@ -132,7 +144,11 @@ impl Servers {
                 .waiting
                 .push_back(next_client);
         }
-        (times, workers.iter().map(|worker| worker.taken).collect())
+        Balanced {
+            times,
+            got: workers.iter().map(|worker| worker.taken).collect(),
+            changes: f64::from(changes) / f64::from(steps),
+        }
     }
 
     /// What the workers do until now.
@@ -159,7 +175,7 @@ impl Servers {
             times[times.len() * 99 / 100]
         };
         let step = Duration::from_millis(step_ms);
-        p99(self.balanced(step).0) / p99(self.one_queue())
+        p99(self.balanced(step).times) / p99(self.one_queue())
     }
 }
 
@@ -191,7 +207,7 @@ fn clients_that_take_very_long_hold_up_few_others() {
 fn a_worker_that_has_long_connections_beside_is_not_taken_for_a_slow_one() {
     let plain: Work = |_, _| MS;
     let got = |servers: Servers| {
-        let (_, got) = servers.balanced(Duration::from_millis(1));
+        let got = servers.balanced(Duration::from_millis(1)).got;
         f64::from(got[0]) / f64::from(got.iter().sum::<u32>())
     };
     let servers = |beside| Servers {
@@ -204,4 +220,19 @@ fn a_worker_that_has_long_connections_beside_is_not_taken_for_a_slow_one() {
     assert!(other > 0.12, "{other}");
     let slow = got(Servers::new(4, 450.0, one_is_six_times_slower));
     assert!((0.02..0.08).contains(&slow), "{slow}");
+}
+
+/// What ends before the next step is no reason to tell the kernel anything.
+#[test]
+fn short_connections_change_little() {
+    for workers in [4, 8] {
+        for each in [100.0, 750.0, 3000.0] {
+            let servers = Servers::new(workers, each, |_, _| 0.06 * MS);
+            let changes = servers.balanced(Duration::from_millis(1)).changes;
+            assert!(
+                changes < 0.08,
+                "{workers} workers, {each} a second: {changes}"
+            );
+        }
+    }
 }
