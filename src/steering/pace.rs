@@ -13,6 +13,8 @@ const FEW: f64 = 8.0;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
     held: u32,
+    /// How many came since the step before.
+    came: u32,
     /// The fewest that it held, in the last whole window and in this one.
     least: Option<[u32; 2]>,
     /// How many steps this window has had.
@@ -28,7 +30,7 @@ impl Pace {
     /// At a step it holds so many, and so many came since the last one.
     pub(super) fn see(&mut self, held: u32, came: u32) {
         let ended = (f64::from(came) + f64::from(self.held) - f64::from(held)).max(0.0);
-        self.held = held;
+        (self.held, self.came) = (held, came);
         let [before, now] = self.least.unwrap_or([held; 2]);
         let now = now.min(held);
         self.age += 1;
@@ -59,11 +61,13 @@ impl Pace {
 
     /// How much of its excess will be there at the next step, as far as it can be told.
     pub(super) fn stays(&self) -> f64 {
-        let all = f64::from(self.excess());
-        match self.still == 0 && self.ended >= FEW {
-            true => all * self.life().min(1.0),
-            false => all,
-        }
+        // What was there at the step before is no short one.
+        let new = self.came.min(self.excess());
+        let short = match self.ended >= FEW {
+            true => f64::from(new) * (1.0 - self.life().min(1.0)),
+            false => 0.0,
+        };
+        f64::from(self.excess()) - short
     }
 
     /// For how many steps nothing has come of its excess.

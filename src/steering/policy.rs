@@ -6,7 +6,8 @@
 //! 1999), no member more than twice what it would get among equals, and each a little. What waits in a
 //! member's queue is not served at all, and so counts besides: by how much it is, and by how many steps it has
 //! waited without one being accepted, each by its square. Where workers publish what they hold, one that takes
-//! longer for a connection than is usual gets less, and one that is at the same connections for long, as if they waited.
+//! longer for a connection than is usual gets less, and what it has counts for more. So does what it has been at for
+//! longer than is usual; what ends before the next step does not count.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -304,15 +305,22 @@ fn believed(said: &[(f64, f64)], plain: f64) -> f64 {
 fn fill<K>(members: &mut [Member<K>], arrivals: f64) {
     let usual = usual(members);
     for member in members.iter_mut() {
-        // What ends before the next step is no reason to go round it.
-        member.load += member.pace.stays() - f64::from(member.pace.excess());
-        let times = member.pace.life() / usual;
-        if usual > 0.0 && times > USUAL {
-            let times = times.min(SLOWEST);
-            // What it has takes it as long as so many times that would take another.
-            member.load += (times - 1.0) * f64::from(member.pace.excess());
-            member.most /= times;
-        }
+        let excess = f64::from(member.pace.excess());
+        let times = match usual > 0.0 {
+            true => (member.pace.life() / usual).min(SLOWEST),
+            false => 1.0,
+        };
+        // Who is at many connections at a time shows by their number how slow it is.
+        let times = match times > USUAL {
+            true => 1.0 + (times - 1.0) / excess.max(1.0).powi(2),
+            false => 1.0,
+        };
+        member.most /= times;
+        // What it has takes it as long as so many times that would take another, and what ends before the next
+        // step is no reason to go round it.
+        let still = f64::from(member.pace.still()) / usual.max(1.0);
+        let longer = (times - 1.0).max(still.min(LONG.into()));
+        member.load += member.pace.stays() - excess + longer * excess;
     }
     // How full each is, as if all were alike, above the emptiest.
     let n = members.len() as f64;
@@ -346,8 +354,7 @@ fn fill<K>(members: &mut [Member<K>], arrivals: f64) {
     let shortest = members.iter().map(|member| member.queue).min().unwrap_or(0);
     for member in members {
         let longer = (member.queue - shortest).saturating_sub(NOISE);
-        let still = f64::from(member.pace.still()) / usual.max(1.0);
-        let slower = 1.0 + f64::from(member.steps).max(still.min(f64::from(LONG)));
+        let slower = 1.0 + f64::from(member.steps);
         member.part /= ((1.0 + f64::from(longer)) * slower).powi(2);
     }
 }

@@ -179,6 +179,56 @@ impl Servers {
     }
 }
 
+/// The most that one of four workers holds, beside the mean, after clients came at even pauses: workers hold all at a
+/// time, and each connection for so many milliseconds.
+fn fullest(clients: usize, pause_ms: f64, step_ms: u64, lives: impl Fn(usize) -> f64) -> f64 {
+    let mut chance = Chance(7);
+    let mut ends: [Vec<f64>; 4] = Default::default();
+    let mut taken = [0; 4];
+    let mut policy = Policy::new(Duration::from_millis(100), 1);
+    let mut shares = vec![EVEN; 4];
+    let mut next_step = 0;
+    for client in 0..clients {
+        let now = client as f64 * pause_ms;
+        while next_step as f64 <= now {
+            let seen = ends.iter_mut().enumerate().map(|(key, ends)| {
+                ends.retain(|end| *end > next_step as f64);
+                Seen {
+                    key,
+                    queue: Some(0),
+                    load: ends.len(),
+                    held: ends.len() as u32,
+                    taken: taken[key],
+                    weight: 1,
+                }
+            });
+            let seen: Vec<_> = seen.collect();
+            let at = Duration::from_millis(next_step);
+            shares = policy.step(at, &seen).shares.into_values().collect();
+            next_step += step_ms;
+        }
+        let worker = chance.choose(&shares);
+        taken[worker] += 1;
+        ends[worker].push(now + lives(client));
+    }
+    let held = ends.map(|ends| ends.len());
+    (held.iter().max().unwrap() * 4) as f64 / held.iter().sum::<usize>() as f64
+}
+
+/// Whatever was seen of how long connections take.
+#[test]
+fn connections_that_stay_are_spread_when_those_before_them_did_not() {
+    for (pause, step) in [(2.5, 1), (2.5, 5), (0.5, 1), (0.5, 5)] {
+        let lives = |client| if client % 800 < 400 { 0.06 } else { f64::MAX };
+        let fullest = fullest(1600, pause, step, lives);
+        assert!(fullest < 1.25, "every {pause} ms, {step} ms: {fullest}");
+    }
+    for step in [1, 5] {
+        let fullest = fullest(20_000, 1.0, step, |client| [1.0, 20_000.0][client % 2]);
+        assert!(fullest < 1.05, "{step} ms: {fullest}");
+    }
+}
+
 #[test]
 fn beside_a_slow_worker_clients_wait_little_longer_than_with_one_queue() {
     for (workers, each, step, most) in [
