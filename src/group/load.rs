@@ -13,15 +13,15 @@ use crate::trace;
 
 /// The load that one member's worker publishes, for a [`Balancer`](crate::Balancer) to see.
 ///
-/// [`Roster::load`](crate::Roster::load) hands it out to a worker of this process. Publishing is one or two relaxed operations on an atomic
-/// of the member's own cache line: no lock and no system call. Clones publish the same load. It is of no
-/// use to a group that no `Balancer` sees to, and may be published all the same.
+/// [`Roster::load`](crate::Roster::load) hands it out to a worker of this process. Publishing is one or two
+/// relaxed operations on an atomic of the member's own cache line: no lock and no system call. Clones publish the
+/// same load. It is of no use to a group that no `Balancer` sees to, and may be published all the same.
 ///
 /// A worker that publishes nothing is served too: the kernel tells what waits in its queue.
 ///
 /// A worker in another process gets a descriptor of it, beside that of its member: [`Roster::lend_load`] gives one
-/// away, before `load` was called for that member, and [`Load::adopt`] takes it. A child that was forked needs none, if `lend_load` was called before: there
-/// a `Load` is the same as in its parent.
+/// away, before `load` was called for that member, and [`Load::adopt`] takes it. A child that was forked needs none,
+/// if `lend_load` was called before: there a `Load` is the same as in its parent.
 ///
 /// With the feature `ebpf`, and where the process may load a program, what a worker of this process publishes is in
 /// memory that the kernel's program reads, two descriptors and 150 KiB for a group.
