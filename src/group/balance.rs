@@ -198,6 +198,7 @@ impl State {
             return Err(self.cannot_balance(why));
         }
         let decision = policy.step(now, &seen);
+        let mut shares = decision.shares;
         for (id, waiting) in decision.stuck {
             if let Some(number) = self.number_of(id) {
                 let event = Event::stuck(self.addr, number, waiting);
@@ -217,14 +218,17 @@ impl State {
             sees_loads,
         };
         if by_ebpf {
-            if let Ok(attached) = self.seat(&decision.shares) {
-                self.loads = Some(decision.shares);
+            if let Ok(attached) = self.seat(&shares) {
+                self.loads = Some(shares);
                 return Ok(done(attached, true));
             }
+            // What it would have seen counts for the other.
+            let seen: Vec<_> = self.seen(queues, false).collect();
+            shares = policy.step(now, &seen).shares;
             policy.stir();
         }
         let before = self.weights();
-        let loads = self.loads.replace(decision.shares);
+        let loads = self.loads.replace(shares);
         let after = self.weights();
         let is_known = self.serving().all(|entry| entry.exact);
         if !is_even(after.iter().copied()) && !is_known {
@@ -259,17 +263,12 @@ impl State {
         self.serving().map(move |entry| {
             let queue = entry.socket.inode.and_then(|inode| queues.get(&inode));
             let cell = &entry.socket.load;
+            let held = (!by_ebpf).then(|| cell.as_deref().map_or((0, 0), Cell::held_and_set));
             Seen {
                 key: entry.id,
                 queue: queue.copied(),
-                load: match by_ebpf {
-                    true => 0,
-                    false => cell.as_deref().map_or(0, Cell::load),
-                },
-                held: match by_ebpf {
-                    true => 0,
-                    false => cell.as_deref().map_or(0, Cell::held),
-                },
+                load: held.map_or(0, |(held, set)| set.saturating_add(held as usize)),
+                held: held.map(|(held, _)| held),
                 taken: cell.as_deref().map_or(0, Cell::taken),
                 weight: self.steering.weight(entry.number),
             }

@@ -40,9 +40,10 @@ const DATAGRAM: u32 = 4096;
 ///   than at the step before. So a worker that publishes nothing, and to which more comes all the time than it
 ///   accepts, counts as stuck too. It gets nothing new until it is seen to accept, unless all are stuck.
 ///   Both are told as events, with the feature `tracing`, and [`Balance::stuck`] has them.
-/// - Where workers [hold](crate::Load::hold) their connections, one that takes several times as long for each as most
-///   do gets that many times less, also while it is idle. What it holds all the time, as connections that are
-///   open for hours, does not count for that.
+/// - Where workers [hold](crate::Load::hold) their connections, the classic [engine](Engine) gives less to one that
+///   takes several times as long for each as most do, also while it is idle: a quarter of its share at the least.
+///   What it holds all the time, as connections that are open for hours, does not count for that; one that has just
+///   come to stay may count for 512 steps.
 /// - A member that [joins](Roster::join) gets little at first, and all that it is due 64 steps later.
 /// - [`Steering`](crate::Steering) still holds: among members that are equally loaded each gets its weight, and
 ///   under `Cpu` a connection goes to a member of its processor unless that is stuck.
@@ -121,15 +122,17 @@ pub enum Engine {
     /// By a classic BPF program, which a step replaces: the kernel knows the loads of the last step.
     Classic,
     /// By an eBPF program, which sees what the workers publish as it is when a connection comes: with the feature
-    /// `ebpf`, on Linux 5.5 or later, where the thread that asks for the first [`Load`](crate::Load), or makes the first step,
-    /// may load one (CAP_BPF).
+    /// `ebpf`, on Linux 5.5 or later, where the thread that asks for the first [`Load`](crate::Load), or makes the
+    /// first step, may load one (CAP_BPF).
     ///
     /// Of two members that are drawn by their weights the less loaded gets it, or another that is idle. A connection
     /// that was given to a member counts from that moment until its worker [holds](crate::Load::hold) it, or a step sees
     /// that it does not wait. It is for TCP, steered by the hash or by weights, with 2 to 1,024 members. While
     /// members leave, or another process takes over or has sockets in the group, a classic program stands in.
     /// Where the system refuses the program at first, or refuses a member three steps in a row, the group keeps the
-    /// classic one; that the process has no descriptor left, or the system no memory, is tried again at each step.
+    /// classic one. Where the process has no descriptor left, or the system no memory, each step tries again; but a
+    /// member whose [`Load`](crate::Load) was asked for meanwhile has it where no program sees it, and so the group
+    /// keeps the classic one as long as that member is there.
     Ebpf,
 }
 

@@ -116,13 +116,14 @@ impl Cell {
     }
 
     pub(super) fn load(&self) -> usize {
-        let slot = self.slot();
-        slot.set.load(Relaxed).saturating_add(slot.held() as usize)
+        let (held, set) = self.held_and_set();
+        set.saturating_add(held as usize)
     }
 
-    /// How many connections are held.
-    pub(super) fn held(&self) -> u32 {
-        self.slot().held()
+    /// How many connections are held, and what is set besides.
+    pub(super) fn held_and_set(&self) -> (u32, usize) {
+        let slot = self.slot();
+        (slot.held(), slot.set.load(Relaxed))
     }
 
     /// A number that changes whenever a connection is held.

@@ -46,7 +46,7 @@ const BURST: f64 = 64.0;
 const USUAL: f64 = 1.5;
 
 /// No member is taken to be slower than so many times.
-const SLOWEST: f64 = 16.0;
+const SLOWEST: f64 = 8.0;
 
 /// Differences of queues up to this are those of any moment.
 const NOISE: u32 = 1;
@@ -59,8 +59,8 @@ pub(crate) struct Seen<K> {
     pub(crate) queue: Option<u32>,
     /// In connections.
     pub(crate) load: usize,
-    /// How many of these it holds, where it publishes that.
-    pub(crate) held: u32,
+    /// How many of these it holds; none where that does not matter now.
+    pub(crate) held: Option<u32>,
     /// A number that changes when it accepts, where it publishes that.
     pub(crate) taken: u32,
     /// What it is to get among equals, beside the others.
@@ -199,7 +199,10 @@ impl<K: Copy + Ord> Policy<K> {
             let taken = seen.taken.wrapping_sub(known.taken);
             let come = f64::from(taken) + f64::from(queue) - f64::from(known.queue);
             arrived.push((come.max(0.0), f64::from(seen.weight.max(1))));
-            known.pace.see(seen.held, taken);
+            match seen.held {
+                Some(held) => known.pace.see(held, taken, waits > 0),
+                None => known.pace = Pace::default(),
+            }
             let accepts = taken > 0 || waits < known.waits || waits == 0;
             if accepts || known.waits == 0 || !is_known {
                 (known.since, known.steps) = (now, 0);
@@ -306,21 +309,19 @@ fn fill<K>(members: &mut [Member<K>], arrivals: f64) {
     let usual = usual(members);
     for member in members.iter_mut() {
         let excess = f64::from(member.pace.excess());
-        let times = match usual > 0.0 {
-            true => (member.pace.life() / usual).min(SLOWEST),
-            false => 1.0,
-        };
+        let life = member.pace.life().filter(|_| member.pace.has_excess());
+        let times = life.zip(usual).map_or(1.0, |(life, usual)| life / usual);
         // Who is at many connections at a time shows by their number how slow it is.
         let times = match times > USUAL {
-            true => 1.0 + (times - 1.0) / excess.max(1.0).powi(2),
+            true => 1.0 + (times.min(SLOWEST) - 1.0) / excess.max(1.0).powi(2),
             false => 1.0,
         };
         member.most /= times;
         // What it has takes it as long as so many times that would take another, and what ends before the next
         // step is no reason to go round it.
-        let still = f64::from(member.pace.still()) / usual.max(1.0);
+        let still = f64::from(member.pace.still()) / usual.unwrap_or(1.0).max(1.0);
         let longer = (times - 1.0).max(still.min(LONG.into()));
-        member.load += member.pace.stays() - excess + longer * excess;
+        member.load = (member.load + member.pace.stays() - excess).max(0.0) + longer * excess;
     }
     // How full each is, as if all were alike, above the emptiest.
     let n = members.len() as f64;
@@ -359,27 +360,31 @@ fn fill<K>(members: &mut [Member<K>], arrivals: f64) {
     }
 }
 
-/// How many steps a connection takes with most members.
-fn usual<K>(members: &[Member<K>]) -> f64 {
-    let mut lives: Vec<f64> = members.iter().map(|member| member.pace.life()).collect();
+/// How many steps a connection takes with most members, of those of which it is known.
+fn usual<K>(members: &[Member<K>]) -> Option<f64> {
+    let lives = members.iter().filter_map(|member| member.pace.life());
+    let mut lives: Vec<f64> = lives.collect();
     lives.sort_by(f64::total_cmp);
-    let median = lives.get(lives.len().saturating_sub(1) / 2);
-    median.copied().unwrap_or(0.0)
+    lives.get(lives.len().saturating_sub(1) / 2).copied()
 }
 
 /// What is more than a member may get is spread over those that get less.
 fn bound<K>(members: &mut [Member<K>]) {
-    let (mut rest, mut others) = (0.0, 0.0);
-    for member in members.iter_mut() {
-        let most = member.even * member.most;
-        if member.part > most {
-            rest += member.part - most;
-            member.part = most;
-        } else {
-            others += member.even;
+    // Each time one more at least has all that it may.
+    for _ in 0..members.len() {
+        let (mut rest, mut others) = (0.0, 0.0);
+        for member in members.iter_mut() {
+            let most = member.even * member.most;
+            if member.part >= most {
+                rest += member.part - most;
+                member.part = most;
+            } else {
+                others += member.even;
+            }
         }
-    }
-    if others > 0.0 {
+        if rest <= 0.0 || others <= 0.0 {
+            break;
+        }
         for member in members.iter_mut() {
             if member.part < member.even * member.most {
                 member.part += rest * member.even / others;

@@ -1,7 +1,8 @@
 //! Which member has which of the slots that flows of datagrams are hashed to.
 //!
 //! A flow moves only when its own member's weight falls, or another's rises: each slot has the member that wins it
-//! by chance (weighted rendezvous hashing), and this chance is always the same.
+//! by chance (weighted rendezvous hashing), and this chance is always the same. Other flows move where there are many
+//! members: when more of them need more slots, and when one that has won none gets one, or gives it back.
 
 use super::Seat;
 

@@ -124,7 +124,7 @@ impl Servers {
                         key,
                         queue: Some(worker.waiting.len() as u32),
                         load: held as usize,
-                        held,
+                        held: Some(held),
                         taken: worker.taken,
                         weight: 1,
                     }
@@ -197,7 +197,7 @@ fn fullest(clients: usize, pause_ms: f64, step_ms: u64, lives: impl Fn(usize) ->
                     key,
                     queue: Some(0),
                     load: ends.len(),
-                    held: ends.len() as u32,
+                    held: Some(ends.len() as u32),
                     taken: taken[key],
                     weight: 1,
                 }
